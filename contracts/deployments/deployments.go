@@ -1,0 +1,195 @@
+// Package deployments is the contract of the deployments service: what is wanted to run, where it was placed and how
+// it is doing (spec functions-deployments §11).
+package deployments
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+)
+
+// Specification is a GPU specification (§11.1): as a client sends it, and as it is stored and returned. Gpu and
+// instanceType come back in the spelling that was sent, and specifications in the order that was sent.
+type Specification struct {
+	ID                    string          `json:"gpuSpecificationId,omitempty"`
+	GPU                   string          `json:"gpu"`
+	InstanceType          string          `json:"instanceType"`
+	MinInstances          *int            `json:"minInstances"`
+	MaxInstances          *int            `json:"maxInstances"`
+	MaxRequestConcurrency *int            `json:"maxRequestConcurrency,omitempty"`
+	Backend               string          `json:"backend,omitempty"`
+	Clusters              []string        `json:"clusters,omitempty"`
+	Regions               []string        `json:"regions,omitempty"`
+	AvailabilityZones     []string        `json:"availabilityZones,omitempty"`
+	Attributes            []string        `json:"attributes,omitempty"`
+	PreferredOrder        *int            `json:"preferredOrder,omitempty"`
+	Configuration         json.RawMessage `json:"configuration,omitempty"`
+	Autoscaling           json.RawMessage `json:"autoscalingConfiguration,omitempty"`
+	HelmValidationPolicy  json.RawMessage `json:"helmValidationPolicy,omitempty"`
+}
+
+// HealthInfo is one element of healthInfo (§11.3).
+type HealthInfo struct {
+	ICMSRequestID string   `json:"icmsRequestId"`
+	SISRequestID  string   `json:"sisRequestId"`
+	GPU           string   `json:"gpu"`
+	Backend       string   `json:"backend,omitempty"`
+	InstanceType  string   `json:"instanceType"`
+	Error         string   `json:"error"`
+	Status        string   `json:"status,omitempty"`
+	Message       string   `json:"message,omitempty"`
+	Reason        string   `json:"reason,omitempty"`
+	InstanceID    string   `json:"instanceId,omitempty"`
+	Logs          []string `json:"logs,omitempty"`
+}
+
+// Deployment is the response object of §11.3. Status and CreationTime repeat other members for nvcf-cli.
+type Deployment struct {
+	ID             string           `json:"deploymentId"`
+	FunctionID     string           `json:"functionId"`
+	VersionID      string           `json:"functionVersionId"`
+	FunctionName   string           `json:"functionName"`
+	NCAID          string           `json:"ncaId"`
+	FunctionStatus functions.Status `json:"functionStatus"`
+	Status         functions.Status `json:"status"`
+	Specifications []Specification  `json:"deploymentSpecifications"`
+	HealthInfo     []HealthInfo     `json:"healthInfo,omitempty"`
+	// Reason explains a status that is not ACTIVE: what is waited for and what to do.
+	Reason *functions.Reason `json:"reason,omitempty"`
+	// Instances are the live ones, and the last failed one per specification.
+	Instances     []instances.Brief `json:"instances,omitempty"`
+	CreatedAt     time.Time         `json:"createdAt"`
+	CreationTime  time.Time         `json:"creationTime"`
+	LastUpdatedAt time.Time         `json:"lastUpdatedAt"`
+}
+
+// CreateRequest is POST and PUT /v2/nvcf/deployments/functions/{functionId}/versions/{versionId}.
+type CreateRequest struct {
+	FunctionID     string          `json:"functionId" path:"functionId"`
+	VersionID      string          `json:"versionId" path:"versionId"`
+	Specifications []Specification `json:"deploymentSpecifications"`
+}
+
+// VersionRequest names the deployment of a version.
+type VersionRequest struct {
+	FunctionID string `json:"functionId" path:"functionId"`
+	VersionID  string `json:"versionId" path:"versionId"`
+}
+
+// DeleteRequest is DELETE of the same path.
+type DeleteRequest struct {
+	FunctionID string `json:"functionId" path:"functionId"`
+	VersionID  string `json:"versionId" path:"versionId"`
+	Graceful   bool   `json:"graceful" query:"graceful"`
+}
+
+// IDRequest is GET /v2/nvcf/deployments/{deploymentId}.
+type IDRequest struct {
+	ID string `json:"deploymentId" path:"deploymentId"`
+}
+
+// ListRequest is GET /v2/nvcf/deployments.
+type ListRequest struct{}
+
+// PatchRequest is PATCH /v2/nvcf/deployments/{deploymentId}/gpu-specifications/{gpuSpecificationId} (§11.7).
+type PatchRequest struct {
+	DeploymentID      string          `json:"deploymentId" path:"deploymentId"`
+	ID                string          `json:"gpuSpecificationId" path:"gpuSpecificationId"`
+	MinInstances      *int            `json:"minInstances"`
+	MaxInstances      *int            `json:"maxInstances"`
+	Autoscaling       json.RawMessage `json:"autoscalingConfiguration"`
+	AutoscalingPolicy string          `json:"autoscalingConfigurationPolicy"`
+}
+
+// Response holds one deployment.
+type Response struct {
+	Deployment Deployment `json:"deployment"`
+}
+
+// ListResponse holds every deployment of the account that is busy or failed.
+type ListResponse struct {
+	Deployments []Deployment `json:"deployments"`
+}
+
+// PatchResponse holds one specification.
+type PatchResponse struct {
+	Specification Specification `json:"gpuSpecification"`
+}
+
+// InstancesRequest asks for the instances of one version, for the details view of functions.
+type InstancesRequest struct {
+	VersionID string `json:"versionId"`
+}
+
+// InstancesResponse answers InstancesRequest with the live instances.
+type InstancesResponse struct {
+	Instances []instances.Brief `json:"instances"`
+}
+
+// WakeRequest says that work waits for a version that has no instance. Repeating it is harmless.
+type WakeRequest struct {
+	VersionID string `json:"versionId"`
+}
+
+// The endpoints.
+var (
+	Create    = rpc.Endpoint[CreateRequest, Response]{Service: "deployments", Resource: "deployment", Verb: "create", Doc: "Deploys a version."}
+	Replace   = rpc.Endpoint[CreateRequest, Response]{Service: "deployments", Resource: "deployment", Verb: "replace", Doc: "Changes instance counts and concurrency of every specification (deprecated PUT)."}
+	Get       = rpc.Endpoint[VersionRequest, Response]{Service: "deployments", Resource: "deployment", Verb: "get", Doc: "The deployment of a version."}
+	GetByID   = rpc.Endpoint[IDRequest, Response]{Service: "deployments", Resource: "deployment", Verb: "find", Doc: "One deployment by id."}
+	List      = rpc.Endpoint[ListRequest, ListResponse]{Service: "deployments", Resource: "deployment", Verb: "list", Doc: "The deployments of the account."}
+	Delete    = rpc.Endpoint[DeleteRequest, functions.FunctionResponse]{Service: "deployments", Resource: "deployment", Verb: "delete", Doc: "Undeploys a version."}
+	Patch     = rpc.Endpoint[PatchRequest, PatchResponse]{Service: "deployments", Resource: "specification", Verb: "patch", Doc: "Changes one GPU specification."}
+	Instances = rpc.Endpoint[InstancesRequest, InstancesResponse]{Service: "deployments", Resource: "instance", Verb: "list", Doc: "The live instances of a version."}
+	Wake      = rpc.Endpoint[WakeRequest, rpc.None]{Service: "deployments", Resource: "version", Verb: "wake", Doc: "Work waits for a version without instances."}
+)
+
+// Changed is the payload of created, updated and removed.
+type Changed struct {
+	Deployment Deployment `json:"deployment"`
+	Graceful   bool       `json:"graceful,omitempty"`
+}
+
+// ScaleDecided says why the number of wanted instances changed.
+type ScaleDecided struct {
+	DeploymentID       string `json:"deploymentId"`
+	VersionID          string `json:"versionId"`
+	GPUSpecificationID string `json:"gpuSpecificationId"`
+	From               int    `json:"fromDesired"`
+	To                 int    `json:"toDesired"`
+	// Cause is user, minimum, zero (work waits for a version scaled to zero), repair or drain.
+	Cause string `json:"cause"`
+}
+
+// Placed says where an instance was put and why not elsewhere.
+type Placed struct {
+	Order   instances.LaunchOrder `json:"order"`
+	Cluster string                `json:"cluster"`
+	Node    string                `json:"node"`
+	// Rejected counts the candidates per reason.
+	Rejected map[string]int `json:"rejected,omitempty"`
+}
+
+// Unplaced says why no node could take an instance.
+type Unplaced struct {
+	DeploymentID       string         `json:"deploymentId"`
+	VersionID          string         `json:"versionId"`
+	GPUSpecificationID string         `json:"gpuSpecificationId"`
+	Reason             string         `json:"reason"`
+	Rejected           map[string]int `json:"rejected,omitempty"`
+}
+
+// The events.
+var (
+	Created          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "created", Version: 1, Doc: "A version was deployed."}
+	Updated          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "updated", Version: 1, Doc: "A deployment's specifications changed."}
+	DrainStarted     = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "drain_started", Version: 1, Doc: "A deployment is being removed; its instances drain."}
+	Removed          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "removed", Version: 1, Doc: "A deployment and its instances are gone."}
+	ScaleChanged     = rpc.Event[ScaleDecided]{Domain: event.Deployments, Entity: "deployment", Name: "scale_decided", Version: 1, Doc: "The number of wanted instances changed."}
+	InstancePlaced   = rpc.Event[Placed]{Domain: event.Deployments, Entity: "instance", Name: "placed", Version: 1, Doc: "An instance was given devices on a node."}
+	InstanceUnplaced = rpc.Event[Unplaced]{Domain: event.Deployments, Entity: "instance", Name: "unplaced", Version: 1, Doc: "No node can take an instance now."}
+)
