@@ -54,7 +54,6 @@ const (
 // Queue limits of one version. A queue that is full answers 429.
 const (
 	QueueMaxMessages = 100_000
-	QueueMaxBytes    = 256 << 20
 	QueueMaxMessage  = 1 << 20
 )
 

@@ -21,7 +21,6 @@ const (
 	headerCaller   = "Sirocco-Caller"
 	headerDeadline = "Sirocco-Deadline"
 	headerTrace    = "traceparent"
-	headerReply    = "Sirocco-Reply"
 )
 
 // Call sends one request and waits for its answer. Every error is a problem: what the service answered, unavailable
@@ -114,4 +113,14 @@ func WithTraceParent(ctx context.Context, tp string) context.Context {
 func TraceParent(ctx context.Context) string {
 	tp, _ := ctx.Value(traceKey{}).(string)
 	return tp
+}
+
+// Serves reports whether some replica of a service answers on the bus.
+func (c *Conn) Serves(ctx context.Context, service string) bool {
+	subj, err := micro.ControlSubject(micro.PingVerb, service, "")
+	if err != nil {
+		return false
+	}
+	_, err = c.nc.RequestWithContext(ctx, subj, nil)
+	return err == nil
 }

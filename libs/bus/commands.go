@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,7 +14,8 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/subject"
 )
 
-// commandTries is how often an order is delivered before it becomes a dead letter.
+// commandTries is how often an order is tried before it becomes a dead letter. One that was delivered twice as often
+// without an answer takes its process down each time, and becomes one untried.
 const commandTries = 5
 
 // Commands takes the orders to one node, one at a time, in order. A handler must make the order durable before it
@@ -45,11 +47,14 @@ func OnCommand[O any](s *Commands, cmd rpc.Command[O], h func(context.Context, O
 
 // Start creates the consumer and begins in the background.
 func (s *Commands) Start(ctx context.Context) error {
-	cons, err := s.conn.js.CreateOrUpdateConsumer(ctx, "CMD", jetstream.ConsumerConfig{
-		Durable: "node-" + subject.Token(s.cluster) + "-" + subject.Token(s.node), FilterSubject: subject.CommandsTo(s.cluster, s.node),
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: commandTries + 1, MaxAckPending: 256,
-		Replicas: s.conn.replicas, Description: "orders to node " + s.node,
-	})
+	open := func(ctx context.Context) (jetstream.Consumer, error) {
+		return s.conn.js.CreateOrUpdateConsumer(ctx, "CMD", jetstream.ConsumerConfig{
+			Durable: "node-" + subject.Token(s.cluster) + "-" + subject.Token(s.node), FilterSubject: subject.CommandsTo(s.cluster, s.node),
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: inHand,
+			Replicas: s.conn.replicas, Description: "orders to node " + s.node,
+		})
+	}
+	cons, err := open(ctx)
 	if err != nil {
 		return fmt.Errorf("consume commands: %w", err)
 	}
@@ -57,7 +62,7 @@ func (s *Commands) Start(ctx context.Context) error {
 	s.cancel, s.done = cancel, make(chan struct{})
 	go func() {
 		defer close(s.done)
-		s.conn.pull(run, cons, 16, func(m jetstream.Msg) { s.deliver(run, m) })
+		s.conn.pull(run, cons, open, func(m jetstream.Msg) { s.deliver(run, m) })
 	}()
 	return nil
 }
@@ -76,16 +81,25 @@ func (s *Commands) deliver(ctx context.Context, m jetstream.Msg) {
 		s.conn.bury(ctx, s.log, m, fmt.Errorf("no handler for %s", m.Subject()))
 		return
 	}
-	err := handle(ctx, m.Data())
-	if err == nil {
+	meta, err := m.Metadata()
+	if err != nil {
+		s.conn.bury(ctx, s.log, m, err)
+		return
+	}
+	if meta.NumDelivered > 2*commandTries {
+		s.conn.bury(ctx, s.log, m, errors.New("the node never answered this order"))
+		return
+	}
+	defer hold(m)()
+	if err = s.carryOut(ctx, handle, m.Data()); err == nil {
 		ack(s.log, m)
 		return
 	}
 	if ctx.Err() != nil {
+		giveBack(m)
 		return
 	}
-	meta, merr := m.Metadata()
-	if merr != nil || meta.NumDelivered >= commandTries {
+	if meta.NumDelivered >= commandTries {
 		s.conn.bury(ctx, s.log, m, err)
 		return
 	}
@@ -93,4 +107,15 @@ func (s *Commands) deliver(ctx context.Context, m jetstream.Msg) {
 	if err := m.NakWithDelay(retryFirst << meta.NumDelivered); err != nil {
 		s.log.Debug("nak not sent", zap.Error(err))
 	}
+}
+
+// carryOut turns a panic of a handler into a failed try.
+func (s *Commands) carryOut(ctx context.Context, handle func(context.Context, []byte) error, order []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("handler panicked", zap.Any("panic", p), zap.Stack("stack"))
+			err = fmt.Errorf("handler panicked: %v", p)
+		}
+	}()
+	return handle(ctx, order)
 }

@@ -42,6 +42,7 @@ type Conn struct {
 const (
 	reconnectWait = 250 * time.Millisecond
 	drainTimeout  = 10 * time.Second
+	flushTimeout  = 10 * time.Second
 	// writeBuffer bounds what is kept in memory while the server is away; beyond it a publish fails at once.
 	writeBuffer = 8 << 20
 )
@@ -106,8 +107,10 @@ func (c *Conn) Check(ctx context.Context) error {
 	return nil
 }
 
-// Flush waits until the server has seen everything sent so far, such as new subscriptions.
+// Flush waits until the server has seen everything sent so far, such as new subscriptions; ten seconds at most.
 func (c *Conn) Flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
 	if err := c.nc.FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("flush to NATS: %w", err)
 	}
@@ -116,6 +119,9 @@ func (c *Conn) Flush(ctx context.Context) error {
 
 // Close lets handlers in flight finish, bounded by the drain timeout, and disconnects.
 func (c *Conn) Close() {
+	if c.nc.IsClosed() {
+		return
+	}
 	closed := make(chan struct{})
 	c.nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
 	if err := c.nc.Drain(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,11 +22,48 @@ import (
 // headerContentType marks event payloads as CloudEvents.
 const headerContentType = "Content-Type"
 
-// PublishBatch stores messages in JetStream in order and returns how many of the first ones were acknowledged. The
-// message id makes a repeated publish harmless. It is the publisher of every outbox.
+// PublishBatch stores messages in JetStream and returns how many of the first ones were acknowledged. The message id
+// makes a repeated publish harmless. It is the publisher of every outbox.
+//
+// Messages about one entity, and orders to one node, are stored in the order of the batch, come what may: each is sent
+// only after the one before it was acknowledged. Others travel side by side.
 func (c *Conn) PublishBatch(ctx context.Context, batch []store.Message) (int, error) {
-	acks := make([]jetstream.PubAckFuture, 0, len(batch))
-	for _, m := range batch {
+	stored := make([]bool, len(batch))
+	var failed error
+	for _, wave := range waves(batch) {
+		if failed = c.publishWave(ctx, batch, wave, stored); failed != nil {
+			break
+		}
+	}
+	n := 0
+	for n < len(batch) && stored[n] {
+		n++
+	}
+	return n, failed
+}
+
+// waves cuts a batch into lists of indexes so that no two messages with one key are in the same list, and that those
+// with one key keep their order over the lists.
+func waves(batch []store.Message) [][]int {
+	var out [][]int
+	seen := map[string]int{}
+	for i, m := range batch {
+		key := m.Subject[:max(strings.LastIndexByte(m.Subject, '.'), 0)]
+		n := seen[key]
+		seen[key]++
+		if n == len(out) {
+			out = append(out, nil)
+		}
+		out[n] = append(out[n], i)
+	}
+	return out
+}
+
+func (c *Conn) publishWave(ctx context.Context, batch []store.Message, wave []int, stored []bool) error {
+	acks := make([]jetstream.PubAckFuture, 0, len(wave))
+	var failed error
+	for _, i := range wave {
+		m := batch[i]
 		msg := nats.NewMsg(m.Subject)
 		msg.Data = m.Payload
 		for k, v := range m.Headers {
@@ -33,24 +71,22 @@ func (c *Conn) PublishBatch(ctx context.Context, batch []store.Message) (int, er
 		}
 		ack, err := c.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID))
 		if err != nil {
-			return c.acknowledged(ctx, acks, fmt.Errorf("publish %s: %w", m.Subject, err))
+			failed = fmt.Errorf("publish %s: %w", m.Subject, err)
+			break
 		}
 		acks = append(acks, ack)
 	}
-	return c.acknowledged(ctx, acks, nil)
-}
-
-func (c *Conn) acknowledged(ctx context.Context, acks []jetstream.PubAckFuture, err error) (int, error) {
-	for i, ack := range acks {
+	for n, ack := range acks {
 		select {
 		case <-ack.Ok():
-		case ackErr := <-ack.Err():
-			return i, fmt.Errorf("publish %s: %w", ack.Msg().Subject, ackErr)
+			stored[wave[n]] = true
+		case err := <-ack.Err():
+			failed = fmt.Errorf("publish %s: %w", ack.Msg().Subject, err)
 		case <-ctx.Done():
-			return i, fmt.Errorf("publish %s: %w", ack.Msg().Subject, ctx.Err())
+			return fmt.Errorf("publish %s: %w", ack.Msg().Subject, ctx.Err())
 		}
 	}
-	return len(acks), err
+	return failed
 }
 
 // Journal writes the events and commands of one service into its outbox, in the transaction that changes the state

@@ -32,7 +32,11 @@ type Server struct {
 	svc       micro.Service
 	ctx       context.Context
 	cancel    context.CancelFunc
-	running   sync.WaitGroup
+
+	// mu orders the last requests against Stop: running grows only while closed is false.
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup
 }
 
 type endpoint struct {
@@ -89,6 +93,13 @@ func (s *Server) Stop(ctx context.Context) error {
 		return nil
 	}
 	err := s.svc.Stop()
+	// What the server had sent before it heard of the stop is in our hands after the flush, and is still answered.
+	if ferr := s.conn.Flush(ctx); ferr != nil {
+		s.log.Debug("stopping without NATS", zap.Error(ferr))
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	idle := make(chan struct{})
 	go func() { s.running.Wait(); close(idle) }()
 	select {
@@ -107,7 +118,17 @@ func (s *Server) Stop(ctx context.Context) error {
 // within the bound of slots.
 func (s *Server) dispatch(e endpoint, r micro.Request) {
 	s.slots <- struct{}{}
-	s.running.Add(1)
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.running.Add(1)
+	}
+	s.mu.Unlock()
+	if closed {
+		<-s.slots
+		s.refuse(e, r, problem.New(problem.Unavailable, "the %s service is stopping; try again", s.name))
+		return
+	}
 	go func() {
 		defer func() { <-s.slots; s.running.Done() }()
 		ctx, cancel := incoming(s.ctx, r.Headers(), e.timeout)

@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 )
 
+const deadLetters = "DLQ"
+
 // Declare makes the named streams exist: those that owner owns are created or brought up to date, others are created
-// when missing, so that services may start in any order.
+// when missing, so that services may start in any order. The dead letters always exist: whoever consumes may need them.
 func (c *Conn) Declare(ctx context.Context, owner string, names ...string) error {
 	for _, s := range event.Streams {
 		own := s.Owner == owner
-		if !own && !contains(names, s.Name) {
+		if !own && s.Name != deadLetters && !slices.Contains(names, s.Name) {
 			continue
 		}
 		cfg := c.streamConfig(s)
@@ -44,13 +47,4 @@ func (c *Conn) streamConfig(s event.Stream) jetstream.StreamConfig {
 		cfg.Retention, cfg.Discard = jetstream.WorkQueuePolicy, jetstream.DiscardNew
 	}
 	return cfg
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +24,11 @@ import (
 
 // Consumer settings: one message at a time in order, acknowledged after the effect is committed.
 const (
-	ackWait       = 30 * time.Second
+	// inHand is how many messages a consumer hands out before it wants one back. One, over all replicas: with more, the
+	// messages that a killed process held would come again after their successors.
+	inHand = 1
+	// ackWait is how long a killed process holds up its consumer. A slow handler renews its hold (see hold).
+	ackWait       = 5 * time.Second
 	retryFirst    = 50 * time.Millisecond
 	retryLongest  = 5 * time.Second
 	poisonTries   = 5
@@ -41,10 +47,12 @@ type Subscriber struct {
 	inbox    *store.Inbox
 	outbox   *store.Outbox
 	durable  string
+	domain   string
 	stream   string
 	log      *zap.Logger
 	filters  []string
 	handlers map[string]func(context.Context, pgx.Tx, event.Envelope) error
+	any      func(context.Context, pgx.Tx, string, event.Envelope) error
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -52,7 +60,7 @@ type Subscriber struct {
 // NewSubscriber prepares the consumer of one domain for a service.
 func NewSubscriber(c *Conn, pool *pgxpool.Pool, service, domain string, inbox *store.Inbox, outbox *store.Outbox) *Subscriber {
 	return &Subscriber{
-		conn: c, pool: pool, durable: service + "-" + domain, stream: event.StreamOf(domain), inbox: inbox, outbox: outbox,
+		conn: c, pool: pool, durable: service + "-" + domain, domain: domain, stream: event.StreamOf(domain), inbox: inbox, outbox: outbox,
 		log: c.log.Named(service), handlers: map[string]func(context.Context, pgx.Tx, event.Envelope) error{},
 	}
 }
@@ -60,7 +68,10 @@ func NewSubscriber(c *Conn, pool *pgxpool.Pool, service, domain string, inbox *s
 // On adds the handler of one event. It runs in a transaction that also remembers the event, and must do nothing that
 // the transaction does not cover.
 func On[P any](s *Subscriber, e rpc.Event[P], h func(context.Context, pgx.Tx, event.Envelope, P) error) {
-	s.filters = append(s.filters, e.Filter())
+	// Two entities may have events of one name, which one filter matches.
+	if !slices.Contains(s.filters, e.Filter()) {
+		s.filters = append(s.filters, e.Filter())
+	}
 	s.handlers[e.Type()] = func(ctx context.Context, tx pgx.Tx, env event.Envelope) error {
 		var p P
 		if err := json.Unmarshal(env.Data, &p); err != nil {
@@ -70,16 +81,29 @@ func On[P any](s *Subscriber, e rpc.Event[P], h func(context.Context, pgx.Tx, ev
 	}
 }
 
+// OnAny takes every event of the domain as it is, also those of types that this release does not know. It is for a
+// consumer that keeps events and does not act on them; handlers added with [On] are not called beside it.
+func OnAny(s *Subscriber, h func(ctx context.Context, tx pgx.Tx, subject string, env event.Envelope) error) {
+	s.any = h
+}
+
 // Stream is the name of the stream consumed, for Declare.
 func (s *Subscriber) Stream() string { return s.stream }
 
 // Start creates the consumer and begins in the background.
 func (s *Subscriber) Start(ctx context.Context) error {
-	cons, err := s.conn.js.CreateOrUpdateConsumer(ctx, s.stream, jetstream.ConsumerConfig{
-		Durable: s.durable, FilterSubjects: s.filters, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
-		MaxAckPending: 64, MaxDeliver: -1, DeliverPolicy: jetstream.DeliverAllPolicy, Replicas: s.conn.replicas,
-		Description: "applies " + s.stream + " for " + s.durable,
-	})
+	filters := s.filters
+	if s.any != nil {
+		filters = []string{subject.EventsOf(s.domain)}
+	}
+	open := func(ctx context.Context) (jetstream.Consumer, error) {
+		return s.conn.js.CreateOrUpdateConsumer(ctx, s.stream, jetstream.ConsumerConfig{
+			Durable: s.durable, FilterSubjects: filters, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+			MaxAckPending: inHand, MaxDeliver: -1, DeliverPolicy: jetstream.DeliverAllPolicy, Replicas: s.conn.replicas,
+			Description: "applies " + s.stream + " for " + s.durable,
+		})
+	}
+	cons, err := open(ctx)
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", s.stream, err)
 	}
@@ -87,7 +111,7 @@ func (s *Subscriber) Start(ctx context.Context) error {
 	s.cancel, s.done = cancel, make(chan struct{})
 	go func() {
 		defer close(s.done)
-		s.conn.pull(run, cons, 32, func(m jetstream.Msg) { s.deliver(run, m) })
+		s.conn.pull(run, cons, open, func(m jetstream.Msg) { s.deliver(run, m) })
 	}()
 	return nil
 }
@@ -100,22 +124,13 @@ func (s *Subscriber) Stop() {
 	}
 }
 
-// pull fetches messages until ctx ends and hands them over one by one; it outlives every outage of the server.
-func (c *Conn) pull(ctx context.Context, cons jetstream.Consumer, batch int, handle func(jetstream.Msg)) {
+// pull fetches messages until ctx ends and hands them over one by one; it outlives every outage of the server, and
+// opens the consumer anew when the server has lost it.
+func (c *Conn) pull(ctx context.Context, cons jetstream.Consumer, open func(context.Context) (jetstream.Consumer, error), handle func(jetstream.Msg)) {
 	wait := retryFirst
 	for ctx.Err() == nil {
-		fetchCtx, cancel := context.WithTimeout(ctx, fetchExpiry)
-		msgs, err := cons.Fetch(batch, jetstream.FetchContext(fetchCtx))
+		err := fetch(ctx, cons, handle)
 		if err == nil {
-			for m := range msgs.Messages() {
-				if ctx.Err() == nil {
-					handle(m)
-				}
-			}
-			err = msgs.Error()
-		}
-		cancel()
-		if err == nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
 			wait = retryFirst
 			continue
 		}
@@ -125,6 +140,60 @@ func (c *Conn) pull(ctx context.Context, cons jetstream.Consumer, batch int, han
 		c.log.Warn("fetch failed, trying again", zap.Error(err))
 		pause(ctx, wait)
 		wait = min(2*wait, retryLongest)
+		openCtx, cancel := context.WithTimeout(ctx, fetchExpiry)
+		if again, err := open(openCtx); err == nil {
+			cons = again
+		}
+		cancel()
+	}
+}
+
+// fetchBatch is how many messages one request to the server asks for; they come one after another, see inHand.
+const fetchBatch = 64
+
+func fetch(ctx context.Context, cons jetstream.Consumer, handle func(jetstream.Msg)) error {
+	fetchCtx, cancel := context.WithTimeout(ctx, fetchExpiry)
+	defer cancel()
+	msgs, err := cons.Fetch(fetchBatch, jetstream.FetchContext(fetchCtx))
+	if err != nil {
+		return err
+	}
+	for m := range msgs.Messages() {
+		if ctx.Err() != nil {
+			giveBack(m)
+			continue
+		}
+		handle(m)
+	}
+	if err := msgs.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// giveBack lets somebody else have a message at once instead of after the ack wait.
+func giveBack(m jetstream.Msg) {
+	_ = m.Nak() // when it is lost, the ack wait has the same effect, later
+}
+
+// hold renews the claim on a message until release is called, however long its handler takes.
+func hold(m jetstream.Msg) (release func()) {
+	var mu sync.Mutex
+	released := false
+	var renew *time.Timer
+	renew = time.AfterFunc(ackWait/2, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !released {
+			_ = m.InProgress() // when it is lost, the message comes again and its inbox row or command id makes that harmless
+			renew.Reset(ackWait / 2)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		released = true
+		renew.Stop()
 	}
 }
 
@@ -134,39 +203,55 @@ func (s *Subscriber) deliver(ctx context.Context, m jetstream.Msg) {
 		s.conn.bury(ctx, s.log, m, fmt.Errorf("not an event: %w", err))
 		return
 	}
-	handle, known := s.handlers[env.Type]
-	if !known {
+	handle := s.handlers[env.Type]
+	if s.any != nil {
+		handle = func(ctx context.Context, tx pgx.Tx, env event.Envelope) error {
+			return s.any(ctx, tx, m.Subject(), env)
+		}
+	}
+	if handle == nil {
 		ack(s.log, m)
 		return
 	}
+	defer hold(m)()
 	ctx = WithTraceParent(ctx, env.TraceParent)
 	wait := retryFirst
 	for try := 1; ; try++ {
-		err := store.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-			first, err := s.inbox.Once(ctx, tx, s.durable, env.ID)
-			if err != nil || !first {
-				return err
-			}
-			return handle(ctx, tx, env)
-		}, s.outbox)
+		err := s.apply(ctx, env, handle)
 		if err == nil {
 			ack(s.log, m)
 			return
 		}
 		if ctx.Err() != nil {
-			return // not acknowledged: another replica, or the next start, applies it
+			giveBack(m) // another replica, or the next start, applies it
+			return
 		}
 		if _, poison := problem.From(err); poison && try >= poisonTries {
 			s.conn.bury(ctx, s.log, m, err)
 			return
 		}
 		s.log.Warn("event not applied, trying again", zap.String("type", env.Type), zap.String("event", env.ID), zap.Int("try", try), zap.Error(err))
-		if err := m.InProgress(); err != nil {
-			s.log.Debug("lease not extended", zap.Error(err))
-		}
 		pause(ctx, wait)
 		wait = min(2*wait, retryLongest)
 	}
+}
+
+// apply runs the handler in a transaction that also remembers the event. A panic counts as poison: the same input
+// would only panic again.
+func (s *Subscriber) apply(ctx context.Context, env event.Envelope, handle func(context.Context, pgx.Tx, event.Envelope) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("handler panicked", zap.String("type", env.Type), zap.Any("panic", p), zap.Stack("stack"))
+			err = problem.New(problem.Internal, "handler of %s panicked: %v", env.Type, p)
+		}
+	}()
+	return store.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		first, err := s.inbox.Once(ctx, tx, s.durable, env.ID)
+		if err != nil || !first {
+			return err
+		}
+		return handle(ctx, tx, env)
+	}, s.outbox)
 }
 
 // bury copies a message to the dead letters and takes it out of its stream's queue. The copy's id is derived from the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,9 +24,10 @@ const queueConsumer = "workers"
 // ErrNoQueue says that a version has no queue (yet).
 var ErrNoQueue = errors.New("the version has no queue")
 
-// OnDirect takes work of a version straight off core NATS; fn runs on the subscription and must not block.
-func (c *Conn) OnDirect(version string, fn func(offer []byte, reply string)) (stop func(), err error) {
-	return c.subscribe(subject.Direct(version), workers, func(m *nats.Msg) { fn(m.Data, m.Reply) })
+// OnDirect takes work of a version straight off core NATS; fn runs on the subscription and must not block. An offer
+// names where its answer goes by itself.
+func (c *Conn) OnDirect(version string, fn func(offer []byte)) (stop func(), err error) {
+	return c.subscribe(subject.Direct(version), workers, func(m *nats.Msg) { fn(m.Data) })
 }
 
 // OnHint is called when the queue of a version may have something in it.
@@ -52,13 +54,14 @@ func (c *Conn) subscribe(subj, group string, fn nats.MsgHandler) (func(), error)
 }
 
 // EnsureQueue makes the queue of a version exist: bounded, in memory because every caller is waiting, each entry gone
-// once taken and acknowledged.
+// once taken and acknowledged. It has no limit in bytes of its own, because JetStream reserves such a limit at once and
+// a few versions would use up the server; what all queues may hold together is the server's memory store.
 func (c *Conn) EnsureQueue(ctx context.Context, version string) error {
 	name := subject.QueueStream(version)
 	_, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: name, Description: "requests waiting for version " + version, Subjects: []string{subject.Queue(version)},
 		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew,
-		MaxMsgs: invocation.QueueMaxMessages, MaxBytes: invocation.QueueMaxBytes, MaxMsgSize: invocation.QueueMaxMessage,
+		MaxMsgs: invocation.QueueMaxMessages, MaxBytes: -1, MaxMsgSize: invocation.QueueMaxMessage,
 		MaxAge: invocation.Longest, Duplicates: time.Minute, Replicas: c.replicas,
 	})
 	if err != nil {
@@ -92,16 +95,15 @@ type Entry struct {
 
 // Enqueue puts an offer into the queue of a version and hints to its workers. A full queue is a queue_full problem, an
 // absent one [ErrNoQueue].
-func (c *Conn) Enqueue(ctx context.Context, version, id string, offer []byte, reply string) (Entry, error) {
+func (c *Conn) Enqueue(ctx context.Context, version, id string, offer []byte) (Entry, error) {
 	msg := nats.NewMsg(subject.Queue(version))
 	msg.Data = offer
-	msg.Header[headerReply] = []string{reply}
 	ack, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0))
 	var apiErr *jetstream.APIError
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		return Entry{}, ErrNoQueue
-	case errors.As(err, &apiErr) && apiErr.ErrorCode == errCodeQueueFull:
+	case errors.As(err, &apiErr) && slices.Contains(full, apiErr.ErrorCode):
 		return Entry{}, problem.New(problem.QueueFull, "too many requests wait for this function: %s", apiErr.Description)
 	case err != nil:
 		return Entry{}, fmt.Errorf("queue request: %w", err)
@@ -112,8 +114,8 @@ func (c *Conn) Enqueue(ctx context.Context, version, id string, offer []byte, re
 	return Entry{stream: ack.Stream, sequence: ack.Sequence}, nil
 }
 
-// errCodeQueueFull is the server's answer when a stream with discard-new is at its limit.
-const errCodeQueueFull = 10077
+// full are the server's answers when a stream with discard-new is at its limit, and when the memory store is.
+var full = []jetstream.ErrorCode{10077, 10023, 10028}
 
 // Withdraw takes a queued offer back when its client has left. An entry that was taken meanwhile is not an error: the
 // worker learns of it when it claims the exchange.
@@ -148,7 +150,6 @@ func (c *Conn) OpenQueue(ctx context.Context, version string) (*Queue, error) {
 // Work is one queued offer. Done takes it off the queue; Return puts it back for somebody else.
 type Work struct {
 	Offer []byte
-	Reply string
 	msg   jetstream.Msg
 }
 
@@ -166,7 +167,7 @@ func (q *Queue) Take(n int) ([]Work, error) {
 	}
 	var work []Work
 	for m := range batch.Messages() {
-		work = append(work, Work{Offer: m.Data(), Reply: m.Headers().Get(headerReply), msg: m})
+		work = append(work, Work{Offer: m.Data(), msg: m})
 	}
 	if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
 		return work, fmt.Errorf("take work: %w", err)
