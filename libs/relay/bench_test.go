@@ -30,11 +30,14 @@ func BenchmarkEcho(b *testing.B) {
 	b.Cleanup(echo.Close)
 	target, err := url.Parse(echo.URL)
 	require.NoError(b, err)
-	rt := Transport()
+	rt := NewTransport()
 	b.Cleanup(rt.CloseIdleConnections)
 
+	standard := http.DefaultTransport.(*http.Transport).Clone()
+	standard.MaxIdleConnsPerHost = 64
+	b.Cleanup(standard.CloseIdleConnections)
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = rt
+	proxy.Transport = standard
 	proxy.BufferPool = &bytesPool{}
 
 	client, srv := benchPair(b, func(ctx context.Context, w *Writer, r *Request) error {

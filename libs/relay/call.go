@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -244,6 +245,7 @@ func (c *Call) drop() {
 	}
 	accepted := c.accepted
 	c.mu.Unlock()
+	c.stopReading()
 	if accepted {
 		c.server.forget(c)
 	}
@@ -326,12 +328,21 @@ func (c *Call) receive(reply string, data []byte, nobody bool) {
 			err = c.frame(k, payload, reply)
 		}
 		if err != nil {
-			_ = c.publish(appendError(append([]byte(nil), acceptFrame...), &Error{Code: "protocol", Message: err.Error()}), true)
-			c.end(err)
+			c.tell(err)
 			return
 		}
 		data = rest
 	}
+}
+
+// tell ends the exchange for the client, because of what came from it. It is called with the lock.
+func (c *Call) tell(err error) {
+	e := &Error{Code: codeProtocol, Message: err.Error()}
+	if errors.Is(err, ErrPeerLost) {
+		e.Code = codeLost
+	}
+	_ = c.publish(appendError(append([]byte(nil), acceptFrame...), e), true)
+	c.abandoned(err)
 }
 
 // frame takes one frame, with the lock. An error ends the call.

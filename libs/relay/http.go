@@ -114,6 +114,9 @@ func pump(w http.ResponseWriter, body *Body) error {
 			return nil
 		}
 		if err != nil {
+			if flusher != nil {
+				flusher.Flush() // what came is the client's, even if the rest never will be
+			}
 			return err
 		}
 		if _, err := w.Write(p); err != nil {
@@ -160,20 +163,7 @@ func connect(w http.ResponseWriter, resp *Response) error {
 	return err
 }
 
-// Transport returns a round tripper that suits Proxy: it adds nothing to a request, follows and retries nothing, and
-// keeps as many idle connections to a container as it was called with at once.
-func Transport() *http.Transport {
-	return &http.Transport{
-		DisableCompression:  true,
-		MaxIdleConns:        0,
-		MaxIdleConnsPerHost: math.MaxInt32,
-		IdleConnTimeout:     90 * time.Second,
-		WriteBufferSize:     8 << 10,
-		ReadBufferSize:      8 << 10,
-	}
-}
-
-// Proxy is the body of a [Handler] that calls an HTTP server at host:port. The path and query, the header keys and the
+// Proxy is the body of a [Handler] that calls an HTTP server at host:port, best over a [Transport]. The path and query, the header keys and the
 // method go out byte for byte; only hop-by-hop headers are left out. When ctx ends, the connection closes at once.
 func Proxy(ctx context.Context, rt http.RoundTripper, target string, w *Writer, r *Request) error {
 	out := outgoing(ctx, target, r)
@@ -182,7 +172,7 @@ func Proxy(ctx context.Context, rt http.RoundTripper, target string, w *Writer, 
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return &Error{Code: "unreachable", Message: err.Error()}
+		return &Error{Code: codeUnreachable, Message: err.Error()}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -196,7 +186,7 @@ func Proxy(ctx context.Context, rt http.RoundTripper, target string, w *Writer, 
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return &Error{Code: "broken", Message: err.Error()}
+			return &Error{Code: codeBroken, Message: err.Error()}
 		}
 	}
 	w.SetTrailer(resp.Trailer)
@@ -227,12 +217,20 @@ func outgoing(ctx context.Context, target string, r *Request) *http.Request {
 		u = &url.URL{Scheme: "http", Host: target, Path: plain, RawPath: path, RawQuery: query, ForceQuery: found}
 	}
 	out := &http.Request{
-		Method: r.Method, URL: u, Host: target, Header: h,
+		Method: r.Method, URL: u, RequestURI: r.URI, Host: target, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		ContentLength: r.ContentLength, Trailer: r.Trailer,
 	}
-	if r.ContentLength != 0 && r.Body != nil && !r.Upgrade {
-		out.Body = io.NopCloser(r.Body)
+	switch body := r.Body.(type) {
+	case *bytesBody:
+		if len(body.rest) > 0 {
+			out.Body = &inlineRequest{*body}
+		}
+	case nil:
+	default:
+		if r.ContentLength != 0 && !r.Upgrade {
+			out.Body = io.NopCloser(r.Body)
+		}
 	}
 	return out.WithContext(ctx)
 }
@@ -249,7 +247,7 @@ func remove(h http.Header, drop func(string) bool) {
 func splice(ctx context.Context, w *Writer, r *Request, resp *http.Response) error {
 	conn, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
-		return &Error{Code: "broken", Message: "the container's upgraded connection cannot be written to"}
+		return &Error{Code: codeBroken, Message: "the container's upgraded connection cannot be written to"}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()

@@ -58,8 +58,9 @@ const (
 )
 
 const (
-	// acceptDelay is how long a worker waits for a quick response before it says that it took the exchange.
-	acceptDelay = 3 * time.Millisecond
+	// acceptDelay is how long a worker waits for a quick response before it says that it took the exchange. An accept
+	// costs two messages: with a shorter delay a busy machine would make itself busier.
+	acceptDelay = 10 * time.Millisecond
 	// beat is the time between keep-alive frames.
 	beat = 5 * time.Second
 	// maxMissed is how many beats a peer may be silent.
@@ -105,6 +106,22 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return "relay: " + e.Code + ": " + e.Message }
+
+// Is makes what the worker noticed about the link the same as what the client would have noticed.
+func (e *Error) Is(target error) bool {
+	return e.Code == codeLost && target == ErrPeerLost || e.Code == codeProtocol && target == ErrProtocol
+}
+
+// The codes of this package itself, beside those of a handler.
+const (
+	codeLost        = "lost"
+	codeProtocol    = "protocol"
+	codeNoResponse  = "no-response"
+	codeFailed      = "failed"
+	codeClosing     = "closing"
+	codeUnreachable = "unreachable" // Proxy: no connection to the container, or no response head from it
+	codeBroken      = "broken"      // Proxy: the container's response broke off
+)
 
 // Reason says why a worker refuses an offer.
 type Reason uint8

@@ -62,7 +62,7 @@ func (s *Server) Close(ctx context.Context) error {
 	close(s.quit)
 	s.mu.Unlock()
 	for _, c := range s.all() {
-		c.leave(&Error{Code: "closing", Message: "the worker is closing"}, ErrClosed)
+		c.leave(&Error{Code: codeClosing, Message: "the worker is closing"}, ErrClosed)
 	}
 	err := wait(ctx, &s.active)
 	if s.sub != nil {
@@ -228,5 +228,5 @@ func asError(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &Error{Code: "failed", Message: err.Error()}
+	return &Error{Code: codeFailed, Message: err.Error()}
 }

@@ -190,7 +190,7 @@ func (w *Writer) send(last bool) error {
 // finish completes the response.
 func (w *Writer) finish() error {
 	if !w.begun {
-		return &Error{Code: "no-response", Message: "the handler returned without a response"}
+		return &Error{Code: codeNoResponse, Message: "the handler returned without a response"}
 	}
 	return w.send(true)
 }
