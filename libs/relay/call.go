@@ -377,6 +377,7 @@ func (c *Call) frame(k kind, payload []byte, reply string) error {
 		c.end(ErrCanceled)
 	case kindGone:
 		c.abandoned(ErrGone)
+	default: // of a later version, or not for a worker
 	}
 	return nil
 }
@@ -452,7 +453,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	c := b.call
 	part, _, err := c.in.pull(context.Background(), len(p)) // the end of the call ends the flow
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		fill(c.Request.Trailer, c.in.trailers())
 	}
 	return copy(p, part), err

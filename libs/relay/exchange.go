@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"sync"
@@ -503,6 +504,7 @@ func (ex *Exchange) frame(k kind, payload []byte) error {
 		if n, _, err := number(payload); err != nil || n != ex.got {
 			return ErrPeerLost
 		}
+	default: // of a later version, or not for a client
 	}
 	return nil
 }
@@ -594,11 +596,9 @@ type Body struct {
 // next returns the next bytes as they came; more is false when they are the last.
 func (b *Body) next(limit int) (p []byte, more bool, err error) {
 	p, more, err = b.ex.in.pull(b.ctx, limit)
-	switch {
-	case err == nil:
-	case err == io.EOF:
+	if errors.Is(err, io.EOF) {
 		b.trailers()
-	default:
+	} else if err != nil {
 		b.ex.Cancel()
 	}
 	return p, more, err
@@ -614,9 +614,7 @@ func (b *Body) trailers() {
 	if r.Trailer == nil {
 		r.Trailer = make(http.Header, len(trailer))
 	}
-	for k, vv := range trailer {
-		r.Trailer[k] = vv
-	}
+	maps.Copy(r.Trailer, trailer)
 }
 
 // Read implements [io.Reader].
@@ -633,7 +631,7 @@ func (b *Body) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
 		part, _, err := b.next(math.MaxInt)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil
 		}
 		if err != nil {

@@ -216,7 +216,10 @@ var buffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-func lend() *[]byte { return buffers.Get().(*[]byte) }
+func lend() *[]byte {
+	b, _ := buffers.Get().(*[]byte)
+	return b
+}
 
 func giveBack(b *[]byte) {
 	if cap(*b) <= 2*chunkLimit {

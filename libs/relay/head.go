@@ -101,12 +101,12 @@ func (d *decoder) count() int {
 	return int(n)
 }
 
-func (d *decoder) header() http.Header {
+func (d *decoder) header(room int) http.Header {
 	keys, total := d.count(), d.count()
 	if d.bad {
 		return nil
 	}
-	h := make(http.Header, keys+8) // the worker and the gateway add a few of their own
+	h := make(http.Header, keys+room)
 	values := make([]string, total)
 	for range keys {
 		k := d.string()
@@ -188,7 +188,7 @@ func decodeRequest(payload []byte) (r *Request, inbox string, err error) {
 			r.Attributes[i] = Attribute{Name: d.string(), Value: d.string()}
 		}
 	}
-	r.Header = d.header()
+	r.Header = d.header(8) // the worker adds a few of its own
 	r.Trailer = d.names()
 	if d.bad || !validID(r.ID) || !validSubject(inbox) || r.Method == "" || r.ContentLength < -1 {
 		return nil, "", errHead
@@ -222,7 +222,7 @@ func appendResponse(b []byte, status int, h, trailer http.Header, drop func(stri
 func decodeResponse(payload []byte) (status int, h, trailer http.Header, err error) {
 	d := decoder{s: string(payload)}
 	n := d.uvarint()
-	h = d.header()
+	h = d.header(0)
 	trailer = d.names()
 	if d.bad || n < 100 || n > 999 {
 		return 0, nil, nil, errHead
@@ -249,7 +249,7 @@ func decodeEnd(payload []byte) (total uint64, trailer http.Header, err error) {
 		return total, nil, err
 	}
 	d := decoder{s: string(rest)}
-	trailer = d.header()
+	trailer = d.header(0)
 	if d.bad {
 		return 0, nil, errHead
 	}

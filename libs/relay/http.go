@@ -110,7 +110,7 @@ func pump(w http.ResponseWriter, body *Body) error {
 	}
 	for {
 		p, more, err := body.next(math.MaxInt)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -162,7 +162,7 @@ func TestHTTPPingPong(t *testing.T) {
 	front := chain(t, container(t, func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		_ = rc.EnableFullDuplex()
-		w.WriteHeader(200)
+		w.WriteHeader(http.StatusOK)
 		_ = rc.Flush()
 		lines := bufio.NewScanner(r.Body)
 		for lines.Scan() {

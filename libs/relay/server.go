@@ -148,6 +148,7 @@ func (s *Server) receive(m *nats.Msg) {
 		switch kind(m.Data[0]) {
 		case kindDetach, kindAttach, kindPing:
 			_ = s.conn.Publish(m.Reply, signal(kindUnknown))
+		default: // nobody waits for an answer to the others
 		}
 	}
 }
@@ -224,8 +225,7 @@ func (s *Server) Serve(parent context.Context, c *Call, handle Handler) error {
 
 // asError makes what a handler returned fit to be sent.
 func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	return &Error{Code: codeFailed, Message: err.Error()}

@@ -270,7 +270,8 @@ func requestHead(req *http.Request) (*[]byte, error) {
 	case stated || req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		b = append(b, "Content-Length: 0\r\n"...)
 	}
-	*lent = append(b, "\r\n"...)
+	b = append(b, "\r\n"...)
+	*lent = b
 	return lent, nil
 }
 

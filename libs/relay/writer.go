@@ -24,9 +24,8 @@ type Writer struct {
 }
 
 func newWriter(ctx context.Context, c *Call) *Writer {
-	w := &Writer{ctx: ctx, call: c, lent: lend()}
-	w.buf = append((*w.lent)[:0], acceptFrame...)
-	return w
+	lent := lend()
+	return &Writer{ctx: ctx, call: c, lent: lent, buf: append(*lent, acceptFrame...)}
 }
 
 func (w *Writer) release() {
@@ -131,7 +130,7 @@ func (w *Writer) CopyFrom(r io.Reader, length int64) error {
 		n, err := r.Read(w.buf[at:min(at+room, cap(w.buf)-chunkRoom)])
 		w.buf = w.buf[:at+n]
 		total += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
