@@ -283,6 +283,23 @@ func LastLines(text string, n int) []string {
 	return lines
 }
 
+// LastWins drops all but the last setting of each name. Programs disagree about
+// which of two settings counts.
+func LastWins(env []string) []string {
+	last := map[string]int{}
+	for n, kv := range env {
+		name, _, _ := strings.Cut(kv, "=")
+		last[name] = n
+	}
+	out := make([]string, 0, len(last))
+	for n, kv := range env {
+		if name, _, _ := strings.Cut(kv, "="); last[name] == n {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
 // ReasonOf is the sentence of an exit code as shells count them.
 func ReasonOf(code int) string {
 	switch {

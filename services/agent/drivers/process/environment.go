@@ -72,24 +72,8 @@ func environment(agentID string, spec drivers.Spec, command Command, local map[i
 		ports = append(ports, fmt.Sprintf("%d=%s", port, h.Ports[port]))
 	}
 	set(markPorts, strings.Join(ports, ","))
-	return lastWins(env)
-}
-
-// lastWins drops earlier settings of a name. Programs disagree about which of
-// two counts; a function must not be able to forge the marks either.
-func lastWins(env []string) []string {
-	last := map[string]int{}
-	for n, kv := range env {
-		name, _, _ := strings.Cut(kv, "=")
-		last[name] = n
-	}
-	out := make([]string, 0, len(last))
-	for n, kv := range env {
-		if name, _, _ := strings.Cut(kv, "="); last[name] == n {
-			out = append(out, kv)
-		}
-	}
-	return out
+	// A function must not be able to forge the marks, hence last and once.
+	return drivers.LastWins(env)
 }
 
 // handleOf reads a handle back from the marks; ok is false for a process that

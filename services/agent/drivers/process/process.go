@@ -99,6 +99,7 @@ type Driver struct {
 	logBytes  int64
 	clock     quartz.Clock
 	cgroups   *cgroups
+	turns     drivers.Turns
 
 	// running is done when Close is called; the watchers live in group.
 	running context.Context
@@ -108,7 +109,6 @@ type Driver struct {
 	mu        sync.Mutex
 	closed    bool
 	instances map[string]*instance
-	starting  map[string]chan struct{}
 	rotating  bool
 }
 
@@ -140,7 +140,6 @@ func New(o Options) *Driver {
 		running:   running,
 		cancel:    cancel,
 		instances: map[string]*instance{},
-		starting:  map[string]chan struct{}{},
 	}
 }
 
@@ -207,11 +206,14 @@ func (d *Driver) Start(ctx context.Context, spec drivers.Spec) (drivers.Handle, 
 	if err := spec.Validate(); err != nil {
 		return drivers.Handle{}, err
 	}
-	release, err := d.lockID(ctx, spec.InstanceID)
+	release, err := d.turns.Take(ctx, spec.InstanceID)
 	if err != nil {
 		return drivers.Handle{}, err
 	}
 	defer release()
+	if d.running.Err() != nil {
+		return drivers.Handle{}, &drivers.Error{Kind: drivers.ErrUnavailable, Detail: "the driver is closed"}
+	}
 	if h, found, err := d.existing(spec); err != nil || found {
 		return h, err
 	}
@@ -224,35 +226,6 @@ func (d *Driver) Start(ctx context.Context, spec drivers.Spec) (drivers.Handle, 
 		return drivers.Handle{}, &drivers.Error{Kind: drivers.ErrCreate, Instance: spec.InstanceID, Err: err}
 	}
 	return h, nil
-}
-
-// lockID makes concurrent starts of one id follow one another.
-func (d *Driver) lockID(ctx context.Context, id string) (release func(), err error) {
-	for {
-		d.mu.Lock()
-		if d.closed {
-			d.mu.Unlock()
-			return nil, &drivers.Error{Kind: drivers.ErrUnavailable, Detail: "the driver is closed"}
-		}
-		busy, taken := d.starting[id]
-		if !taken {
-			mine := make(chan struct{})
-			d.starting[id] = mine
-			d.mu.Unlock()
-			return func() {
-				d.mu.Lock()
-				delete(d.starting, id)
-				d.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		d.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }
 
 // existing finds an instance that was started before: in memory, among the
