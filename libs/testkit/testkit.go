@@ -1,0 +1,31 @@
+// Package testkit gives tests the real things: a nats-server and a PostgreSQL database of their own, made in milliseconds
+// and gone when the test ends. Nothing here is a mock.
+//
+// A package that uses Database or DatabaseURL, and any other that wants to know about leaked goroutines, has
+//
+//	func TestMain(m *testing.M) { testkit.Main(m) }
+package testkit
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Main runs the tests, gives back what they shared with other test processes, and fails when goroutines are left over.
+func Main(m *testing.M, options ...goleak.Option) {
+	code := m.Run()
+	if err := releasePostgres(); err != nil {
+		fmt.Fprintln(os.Stderr, "testkit:", err)
+		code = max(code, 1)
+	}
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "testkit: goroutines left over:", err)
+			code = 1
+		}
+	}
+	os.Exit(code) //nolint:forbidigo // Main is the main function of a test binary
+}
