@@ -90,7 +90,8 @@ func (s *Commands) deliver(ctx context.Context, m jetstream.Msg) {
 		s.conn.bury(ctx, s.log, m, errors.New("the node never answered this order"))
 		return
 	}
-	defer hold(m)()
+	release := hold(m)
+	defer release()
 	if err = s.carryOut(ctx, handle, m.Data()); err == nil {
 		ack(s.log, m)
 		return

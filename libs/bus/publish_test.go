@@ -108,7 +108,9 @@ func TestServerRestartInMidTrafficLosesNothingAndKeepsOrder(t *testing.T) {
 func TestBatchStopsAnEntityAtItsFirstFailure(t *testing.T) {
 	t.Parallel()
 	c := declared(t, connect(t, testkit.NATS(t)))
-	message := func(subject, id string) store.Message { return store.Message{Subject: subject, ID: id, Payload: []byte(`{}`)} }
+	message := func(subject, id string) store.Message {
+		return store.Message{Subject: subject, ID: id, Payload: []byte(`{}`)}
+	}
 	n, err := c.PublishBatch(t.Context(), []store.Message{
 		message("evt.tasks.acct.a.sold", "1"),
 		message("evt.nowhere.acct.b.sold", "2"), // no stream takes it

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ const (
 	retryFirst    = 50 * time.Millisecond
 	retryLongest  = 5 * time.Second
 	poisonTries   = 5
+	maxEventID    = 256
 	fetchExpiry   = 5 * time.Second
 	headerReason  = "Sirocco-Reason"
 	headerSubject = "Sirocco-Subject"
@@ -52,7 +54,7 @@ type Subscriber struct {
 	log      *zap.Logger
 	filters  []string
 	handlers map[string]func(context.Context, pgx.Tx, event.Envelope) error
-	any      func(context.Context, pgx.Tx, string, event.Envelope) error
+	any      func(context.Context, pgx.Tx, Raw) error
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -81,11 +83,17 @@ func On[P any](s *Subscriber, e rpc.Event[P], h func(context.Context, pgx.Tx, ev
 	}
 }
 
+// Raw is an event as its stream holds it.
+type Raw struct {
+	Subject string
+	// JSON is the envelope byte for byte, with attributes that this release may not know.
+	JSON     []byte
+	Envelope event.Envelope
+}
+
 // OnAny takes every event of the domain as it is, also those of types that this release does not know. It is for a
 // consumer that keeps events and does not act on them; handlers added with [On] are not called beside it.
-func OnAny(s *Subscriber, h func(ctx context.Context, tx pgx.Tx, subject string, env event.Envelope) error) {
-	s.any = h
-}
+func OnAny(s *Subscriber, h func(context.Context, pgx.Tx, Raw) error) { s.any = h }
 
 // Stream is the name of the stream consumed, for Declare.
 func (s *Subscriber) Stream() string { return s.stream }
@@ -203,17 +211,22 @@ func (s *Subscriber) deliver(ctx context.Context, m jetstream.Msg) {
 		s.conn.bury(ctx, s.log, m, fmt.Errorf("not an event: %w", err))
 		return
 	}
+	if env.ID == "" || len(env.ID) > maxEventID || strings.ContainsRune(env.ID, 0) {
+		s.conn.bury(ctx, s.log, m, errors.New("not an event: the inbox cannot remember its id"))
+		return
+	}
 	handle := s.handlers[env.Type]
 	if s.any != nil {
 		handle = func(ctx context.Context, tx pgx.Tx, env event.Envelope) error {
-			return s.any(ctx, tx, m.Subject(), env)
+			return s.any(ctx, tx, Raw{Subject: m.Subject(), JSON: m.Data(), Envelope: env})
 		}
 	}
 	if handle == nil {
 		ack(s.log, m)
 		return
 	}
-	defer hold(m)()
+	release := hold(m)
+	defer release()
 	ctx = WithTraceParent(ctx, env.TraceParent)
 	wait := retryFirst
 	for try := 1; ; try++ {

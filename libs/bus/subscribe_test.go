@@ -118,16 +118,18 @@ func TestPoisonBecomesADeadLetterAndBlocksNobody(t *testing.T) {
 	start(t, s)
 	_, err := c.PublishBatch(t.Context(), []store.Message{{Subject: itemSold.Subject("acct", "shelf"), ID: "junk", Payload: []byte("not JSON")}})
 	require.NoError(t, err)
+	_, err = c.PublishBatch(t.Context(), []store.Message{{Subject: itemSold.Subject("acct", "shelf"), ID: "nameless", Payload: []byte(`{"type":"nvcf.tasks.item_sold.v1"}`)}})
+	require.NoError(t, err)
 	announce(t, c, "1", "poison", "bomb", "2")
 	db.eventually(t, "1", "2")
 
 	dead := stored(t, c, "DLQ")
-	require.Len(t, dead, 3)
+	require.Len(t, dead, 4)
 	require.Equal(t, subject.DeadLetter(itemSold.Subject("acct", "shelf")), dead[0].Subject)
 	require.Contains(t, dead[0].Header.Get("Sirocco-Reason"), "not an event")
-	require.Equal(t, "bad_request: cannot sell poison", dead[1].Header.Get("Sirocco-Reason"))
-	require.Contains(t, dead[2].Header.Get("Sirocco-Reason"), "tick tock")
-	require.JSONEq(t, string(stored(t, c, "EVT_tasks")[2].Data), string(dead[1].Data), "the letter holds the event as it was")
+	require.Equal(t, "bad_request: cannot sell poison", dead[2].Header.Get("Sirocco-Reason"))
+	require.Contains(t, dead[3].Header.Get("Sirocco-Reason"), "tick tock")
+	require.JSONEq(t, string(stored(t, c, "EVT_tasks")[3].Data), string(dead[2].Data), "the letter holds the event as it was")
 }
 
 func TestOnAnyTakesTheWholeDomainAndNothingElse(t *testing.T) {
@@ -135,8 +137,8 @@ func TestOnAnyTakesTheWholeDomainAndNothingElse(t *testing.T) {
 	db, c := newShop(t), declared(t, connect(t, testkit.NATS(t)))
 	require.NoError(t, c.Declare(t.Context(), "keys"))
 	s := db.subscriber(c)
-	bus.OnAny(s, func(ctx context.Context, tx pgx.Tx, subject string, env event.Envelope) error {
-		return write(ctx, tx, env.Type+" "+subject)
+	bus.OnAny(s, func(ctx context.Context, tx pgx.Tx, raw bus.Raw) error {
+		return write(ctx, tx, raw.Envelope.Type+" "+raw.Subject)
 	})
 	start(t, s)
 	foreign, unknown := itemSold, itemSold
@@ -154,8 +156,12 @@ func TestTwoEntitiesWithEventsOfOneName(t *testing.T) {
 	shelfSold := itemSold
 	shelfSold.Entity = "shelf"
 	s := db.subscriber(c)
-	bus.On(s, itemSold, func(ctx context.Context, tx pgx.Tx, _ event.Envelope, p sold) error { return write(ctx, tx, "item "+p.Item) })
-	bus.On(s, shelfSold, func(ctx context.Context, tx pgx.Tx, _ event.Envelope, p sold) error { return write(ctx, tx, "shelf "+p.Item) })
+	bus.On(s, itemSold, func(ctx context.Context, tx pgx.Tx, _ event.Envelope, p sold) error {
+		return write(ctx, tx, "item "+p.Item)
+	})
+	bus.On(s, shelfSold, func(ctx context.Context, tx pgx.Tx, _ event.Envelope, p sold) error {
+		return write(ctx, tx, "shelf "+p.Item)
+	})
 	start(t, s)
 	announce(t, c, "pear")
 	require.NoError(t, bus.Announce(t.Context(), c, "shop", uuid.NewString(), shelfSold, bus.Fact{Entity: "1"}, sold{"oak"}))

@@ -188,5 +188,5 @@ func (c *Conn) Depth(ctx context.Context, version string) (waiting, taken int64,
 	if err != nil {
 		return 0, 0, fmt.Errorf("queue of %s: %w", version, err)
 	}
-	return int64(info.NumPending), int64(info.NumAckPending), nil //nolint:gosec // counts of messages fit
+	return int64(info.NumPending), int64(info.NumAckPending), nil
 }

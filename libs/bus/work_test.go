@@ -35,7 +35,7 @@ func TestQueueKeepsWorkUntilItIsDone(t *testing.T) {
 	next(t, hints)
 	waiting, taken, err := c.Depth(t.Context(), version)
 	require.NoError(t, err)
-	require.EqualValues(t, []int64{3, 0}, []int64{waiting, taken}, "an id that is offered twice waits once")
+	require.Equal(t, []int64{3, 0}, []int64{waiting, taken}, "an id that is offered twice waits once")
 
 	q, err := c.OpenQueue(t.Context(), version)
 	require.NoError(t, err)
@@ -45,7 +45,7 @@ func TestQueueKeepsWorkUntilItIsDone(t *testing.T) {
 	require.Equal(t, "offer 1", string(work[0].Offer))
 	waiting, taken, err = c.Depth(t.Context(), version)
 	require.NoError(t, err)
-	require.EqualValues(t, []int64{1, 2}, []int64{waiting, taken})
+	require.Equal(t, []int64{1, 2}, []int64{waiting, taken})
 	require.NoError(t, work[0].Done())
 	require.NoError(t, work[1].Return())
 

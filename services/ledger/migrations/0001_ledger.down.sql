@@ -1,0 +1,3 @@
+DROP TABLE ledger.events;
+DROP TABLE ledger.chains;
+DROP TABLE ledger.pen;
