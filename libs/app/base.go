@@ -35,7 +35,7 @@ type Platform struct {
 }
 
 // Core is logging, clock, health and metrics, without any connection.
-var Core = fx.Module("core",
+var Core = fx.Options(
 	fxLogger,
 	fx.StartTimeout(time.Minute), fx.StopTimeout(2*time.Minute),
 	fx.Provide(Load[Config], NewLogger, health.NewRegistry, quartz.NewReal, newMetrics),
@@ -43,6 +43,11 @@ var Core = fx.Module("core",
 
 // Connections opens NATS and Postgres from the configuration.
 var Connections = fx.Module("connections", fx.Provide(connect, open))
+
+// Node is the ground of an agent: [Base] without a database.
+func Node(service string) fx.Option {
+	return fx.Options(Core, fx.Provide(connect), fx.Supply(fx.Annotate(service, fx.ResultTags(`name:"process"`))), fx.Invoke(serveHealth))
+}
 
 // Base is the ground of a process that runs one service: [Core], [Connections] and a door for health.
 func Base(service string) fx.Option {

@@ -221,6 +221,11 @@ func outgoing(ctx context.Context, target string, r *Request) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		ContentLength: r.ContentLength, Trailer: r.Trailer,
 	}
+	if ct := h["Content-Type"]; len(ct) > 0 && strings.HasPrefix(ct[0], "application/grpc") {
+		// gRPC speaks HTTP/2 only, and its servers insist on this header although it is hop-by-hop.
+		out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/2.0", 2, 0
+		h["Te"] = []string{"trailers"}
+	}
 	switch body := r.Body.(type) {
 	case *bytesBody:
 		if len(body.rest) > 0 {

@@ -1,0 +1,299 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+)
+
+// binding says how a request type is filled from an HTTP request: fields with a path, query or header tag from there,
+// everything else from the JSON body.
+type binding struct {
+	tagged  []taggedField
+	hasBody bool
+}
+
+type taggedField struct {
+	index        []int
+	source, name string
+}
+
+// bindingOf inspects a request type once, when the routes are made.
+func bindingOf(t reflect.Type) binding {
+	var b binding
+	if t.Kind() != reflect.Struct {
+		return b
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		if f.Anonymous {
+			continue
+		}
+		source, name := "", ""
+		for _, s := range []string{"path", "query", "header"} {
+			if v := f.Tag.Get(s); v != "" {
+				source, name = s, v
+			}
+		}
+		if source == "" {
+			b.hasBody = true
+			continue
+		}
+		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name})
+	}
+	return b
+}
+
+// fill reads the body, if the type has one, and then the tagged fields, which always win over the body.
+func (b binding) fill(r *http.Request, maxBody int64, into any) error {
+	if b.hasBody {
+		if err := decodeBody(r, maxBody, into); err != nil {
+			return err
+		}
+	}
+	v := reflect.ValueOf(into).Elem()
+	check := problem.NewCheck("request")
+	for _, f := range b.tagged {
+		var values []string
+		switch f.source {
+		case "path":
+			if s := r.PathValue(f.name); s != "" {
+				values = []string{s}
+			}
+		case "query":
+			values = r.URL.Query()[f.name]
+		case "header":
+			values = r.Header.Values(f.name)
+		}
+		if rule := set(v.FieldByIndex(f.index), values); rule != "" {
+			check.Require(false, f.name, "%s", rule)
+		}
+	}
+	return check.Err()
+}
+
+// set converts query and header texts; the returned rule is empty when they fit.
+func set(field reflect.Value, values []string) (rule string) {
+	if len(values) == 0 {
+		field.SetZero()
+		return ""
+	}
+	switch field.Kind() {
+	case reflect.String:
+		field.SetString(values[0])
+	case reflect.Bool:
+		b, ok := truth(values[0])
+		if !ok {
+			return "must be one of true, on, yes, 1, false, off, no, 0"
+		}
+		field.SetBool(b)
+	case reflect.Int, reflect.Int64:
+		n, err := strconv.ParseInt(values[0], 10, 64)
+		if err != nil {
+			return "must be a whole number"
+		}
+		field.SetInt(n)
+	case reflect.Slice:
+		var list []string
+		for _, v := range values {
+			for item := range strings.SplitSeq(v, ",") {
+				if item = strings.TrimSpace(item); item != "" {
+					list = append(list, item)
+				}
+			}
+		}
+		field.Set(reflect.ValueOf(list))
+	case reflect.Pointer:
+		target := reflect.New(field.Type().Elem())
+		if rule := set(target.Elem(), values); rule != "" {
+			return rule
+		}
+		field.Set(target)
+	}
+	return ""
+}
+
+func truth(s string) (value, ok bool) {
+	switch strings.ToLower(s) {
+	case "true", "on", "yes", "1":
+		return true, true
+	case "false", "off", "no", "0":
+		return false, true
+	}
+	return false, false
+}
+
+// decodeBody reads a JSON object with the rules of functions-deployments §1.1: unknown members ignored, duplicate
+// members refused, every refusal naming the field and the rule.
+func decodeBody(r *http.Request, maxBody int64, into any) error {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		media, _, err := mime.ParseMediaType(ct)
+		if err != nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
+			return problem.New(problem.UnsupportedMedia, "Content-Type must be application/json")
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return problem.New(problem.BadRequest, "failed to read request body: %v", err)
+	case int64(len(b)) > maxBody:
+		return problem.New(problem.TooLarge, "the request body is larger than %d bytes", maxBody)
+	}
+	if err := checkObject(b); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return malformed(err)
+	}
+	return nil
+}
+
+func malformed(err error) error {
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) {
+		field := typed.Field
+		for _, embedded := range []string{"Spec.", "Issuer."} {
+			field = strings.ReplaceAll(field, embedded, "")
+		}
+		if field == "" {
+			field = "body"
+		}
+		check := problem.NewCheck("request")
+		check.Require(false, field, "must be %s, not %s", jsonKind(typed.Type), typed.Value)
+		return check.Err()
+	}
+	return badBody("is not valid JSON: " + err.Error())
+}
+
+func badBody(rule string) error {
+	return &problem.Problem{
+		Code: problem.BadRequest, Detail: "Validation failed: the request body " + rule,
+		Violations: []problem.Violation{{Field: "body", Rule: rule}},
+	}
+}
+
+func jsonKind(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a number"
+}
+
+// maxDepth bounds the nesting of a body.
+const maxDepth = 64
+
+// checkObject makes sure that b is one JSON object in which no object names a member twice.
+func checkObject(b []byte) error {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return badBody("is empty; a JSON object is required")
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	first, err := dec.Token()
+	if err != nil {
+		return badBody("is not valid JSON: " + err.Error())
+	}
+	if first != json.Delim('{') {
+		return badBody("must be a JSON object")
+	}
+	if err := walk(dec, "", 1); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return badBody("has something after the JSON object")
+	}
+	return nil
+}
+
+// walk consumes the rest of the object or array that the decoder is in.
+func walk(dec *json.Decoder, path string, depth int) error {
+	if depth > maxDepth {
+		return badBody(fmt.Sprintf("is nested deeper than %d levels", maxDepth))
+	}
+	seen := map[string]bool{}
+	key, expectKey := "", true
+	for {
+		tok, err := dec.Token()
+		if err != nil {
+			return badBody("is not valid JSON: " + err.Error())
+		}
+		switch t := tok.(type) {
+		case json.Delim:
+			switch t {
+			case '}', ']':
+				return nil
+			case '{':
+				if err := walk(dec, join(path, key), depth+1); err != nil {
+					return err
+				}
+			case '[':
+				if err := walkArray(dec, join(path, key), depth+1); err != nil {
+					return err
+				}
+			}
+			expectKey = true
+			continue
+		case string:
+			if expectKey {
+				key = t
+				if seen[key] {
+					check := problem.NewCheck("request")
+					check.Require(false, join(path, key), "appears twice in one object")
+					return check.Err()
+				}
+				seen[key] = true
+				expectKey = false
+				continue
+			}
+		}
+		expectKey = true
+	}
+}
+
+func walkArray(dec *json.Decoder, path string, depth int) error {
+	if depth > maxDepth {
+		return badBody(fmt.Sprintf("is nested deeper than %d levels", maxDepth))
+	}
+	for i := 0; ; i++ {
+		tok, err := dec.Token()
+		if err != nil {
+			return badBody("is not valid JSON: " + err.Error())
+		}
+		switch tok {
+		case json.Delim(']'):
+			return nil
+		case json.Delim('{'):
+			err = walk(dec, fmt.Sprintf("%s[%d]", path, i), depth+1)
+		case json.Delim('['):
+			err = walkArray(dec, fmt.Sprintf("%s[%d]", path, i), depth+1)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}

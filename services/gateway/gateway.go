@@ -1,0 +1,207 @@
+// Package gateway is the door: one HTTP port and one gRPC port in front of every API.
+//
+// A request takes one of two ways. A management request finds its route in the table of routes.go, which says what the
+// credential must be allowed to do and which endpoint on the bus answers; the gateway only translates. An invocation is
+// classified by host, header or path (classify.go), turned into an exchange (package relay) and offered to whoever runs
+// the function; its bytes are never stored here.
+//
+// The gateway owns nothing but caches: of credentials and of routes to versions. Events make them forget at once, and
+// a time to live of a minute makes them forget when no event comes through.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/health"
+	"github.com/sirocco-cloud/sirocco/libs/relay"
+)
+
+// Config of the gateway.
+type Config struct {
+	// HTTPAddr serves every HTTP API.
+	HTTPAddr string `env:"SIROCCO_HTTP_ADDR" envDefault:"127.0.0.1:8080"`
+	// GRPCAddr serves gRPC functions without TLS and without Host matching.
+	GRPCAddr string `env:"SIROCCO_GRPC_ADDR" envDefault:"127.0.0.1:10081"`
+	// AdminNetworks may mint administrator tokens (keys §3, compat mode).
+	AdminNetworks []string `env:"SIROCCO_ADMIN_NETWORKS" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"`
+	// Region is reported to containers as the place that accepted a request.
+	Region string `env:"SIROCCO_REGION" envDefault:"us-west-1"`
+}
+
+// limits of the listeners.
+const (
+	maxHeaderBytes    = 1 << 20
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+)
+
+// Gateway is the HTTP handler and its two listeners.
+type Gateway struct {
+	cfg      Config
+	log      *zap.Logger
+	conn     *bus.Conn
+	health   *health.Registry
+	metrics  *prometheus.Registry
+	admins   []netip.Prefix
+	router   *router
+	auth     *authenticator
+	versions *versions
+	relay    *relay.Client
+	waker    *waker
+	counters *counters
+
+	mu      sync.Mutex
+	waiting error
+	servers []*http.Server
+	stops   []func()
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+// New makes a gateway; Start opens its doors.
+func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger) (*Gateway, error) {
+	client, err := relay.NewClient(conn.NATS())
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{
+		cfg: cfg, log: log.Named("gateway"), conn: conn, health: h, metrics: metrics, relay: client,
+		auth: newAuthenticator(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
+		waiting: errors.New("not started"),
+	}
+	for _, n := range cfg.AdminNetworks {
+		p, err := netip.ParsePrefix(n)
+		if err != nil {
+			return nil, fmt.Errorf("SIROCCO_ADMIN_NETWORKS: %q is not a network such as 10.0.0.0/8", n)
+		}
+		g.admins = append(g.admins, p)
+	}
+	g.router = newRouter(g)
+	return g, nil
+}
+
+// Start opens both listeners at once, so that /readyz can be asked what is waited for, and becomes ready in the
+// background when the caches follow their events.
+func (g *Gateway) Start(ctx context.Context) error {
+	for _, door := range []struct {
+		variable, addr string
+		handler        http.Handler
+	}{
+		{"SIROCCO_HTTP_ADDR", g.cfg.HTTPAddr, http.HandlerFunc(g.ServeHTTP)},
+		{"SIROCCO_GRPC_ADDR", g.cfg.GRPCAddr, http.HandlerFunc(g.serveGRPC)},
+	} {
+		if err := g.listen(ctx, door.variable, door.addr, door.handler); err != nil {
+			return err
+		}
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	g.cancel, g.done = cancel, make(chan struct{})
+	go func() {
+		defer close(g.done)
+		g.follow(run)
+	}()
+	return nil
+}
+
+func (g *Gateway) listen(ctx context.Context, variable, addr string, h http.Handler) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", variable, err)
+	}
+	srv := &http.Server{
+		Handler: h, MaxHeaderBytes: maxHeaderBytes, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		ErrorLog: zap.NewStdLog(g.log.Named("http")), Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 10_000, MaxReceiveBufferPerConnection: 8 << 20, MaxReceiveBufferPerStream: 1 << 20},
+	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	g.servers = append(g.servers, srv)
+	go func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			g.log.Error("listener ended", zap.String("address", addr), zap.Error(err))
+		}
+	}()
+	g.log.Info("listening", zap.String("setting", variable), zap.Stringer("address", l.Addr()))
+	return nil
+}
+
+// follow starts the exchange client and the event watches, as often as it takes.
+func (g *Gateway) follow(ctx context.Context) {
+	steps := []func(context.Context) error{
+		g.relay.Start,
+		func(ctx context.Context) error { return g.conn.Declare(ctx, "gateway", watchedStreams...) },
+		func(ctx context.Context) error { return g.watch(ctx, g.auth.watch) },
+		func(ctx context.Context) error { return g.watch(ctx, g.versions.watch) },
+	}
+	for _, step := range steps {
+		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+			try, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := step(try)
+			cancel()
+			if err == nil {
+				break
+			}
+			g.setWaiting(fmt.Errorf("waiting for events: %w", err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+		}
+	}
+	if ctx.Err() == nil {
+		g.setWaiting(nil)
+	}
+}
+
+func (g *Gateway) watch(ctx context.Context, start func(context.Context) (func(), error)) error {
+	stop, err := start(ctx)
+	if err == nil {
+		g.stops = append(g.stops, stop)
+	}
+	return err
+}
+
+// Stop takes no new connection, lets requests in flight finish while ctx lasts, and closes the rest.
+func (g *Gateway) Stop(ctx context.Context) error {
+	g.health.Drain()
+	if g.cancel == nil {
+		return nil
+	}
+	var errs []error
+	for _, srv := range g.servers {
+		if err := srv.Shutdown(ctx); err != nil {
+			errs = append(errs, srv.Close())
+		}
+	}
+	g.cancel()
+	<-g.done
+	for _, stop := range g.stops {
+		stop()
+	}
+	g.waker.wait()
+	return errors.Join(append(errs, g.relay.Close(ctx))...)
+}
+
+// Check reports what the gateway waits for.
+func (g *Gateway) Check(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting
+}
+
+func (g *Gateway) setWaiting(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting = err
+}

@@ -1,0 +1,60 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/contracts/invocation"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+)
+
+// refuse answers with the problem document of err; an error that is no problem is logged here, once.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, requestID string, err error) {
+	p, expected := problem.From(err)
+	if !expected {
+		if r.Context().Err() != nil {
+			return // the client left; nobody reads an answer
+		}
+		g.log.Error("request failed", zap.String("path", r.URL.Path), zap.String("request", requestID), zap.Error(err))
+	}
+	writeProblem(w, r, requestID, p)
+}
+
+func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *problem.Problem) {
+	doc := p.Document(r.URL.Path, requestID)
+	if strings.HasPrefix(r.URL.Path, "/v2/orgs/") {
+		doc.RequestStatus = &problem.RequestStatus{StatusCode: strings.ToUpper(string(p.Code)), StatusDescription: p.Detail, RequestID: requestID}
+	}
+	h := w.Header()
+	h.Set("Content-Type", problem.ContentType)
+	h.Set("Cache-Control", "no-store")
+	h.Del("Content-Length")
+	if requestID != "" {
+		h.Set(invocation.HeaderRequestID, requestID)
+	}
+	switch doc.Status {
+	case http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", "Bearer")
+	case http.StatusForbidden:
+		if len(p.RequiredScopes) > 0 {
+			h.Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="`+strings.Join(p.RequiredScopes, " ")+`"`)
+		}
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		h.Set("Retry-After", strconv.Itoa(max(p.RetryAfterSeconds, 1)))
+	}
+	if grpc, ok := w.(*grpcWriter); ok {
+		grpc.setMessage(p.Detail)
+	}
+	w.WriteHeader(doc.Status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	b, err := json.Marshal(doc)
+	if err == nil {
+		_, _ = w.Write(b)
+	}
+}

@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/invocation"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+// maxManagementBody is the largest management body (functions-deployments §1.1) and maxKeysBody that of the keys API
+// (keys §2 rule 4), in bytes.
+const (
+	maxManagementBody = 6 << 20
+	maxKeysBody       = 4 << 10
+)
+
+// route is one line of the table in routes.go.
+type route struct {
+	method, path string
+	// row is what the credential must be allowed to do; nil needs no credential.
+	row *access.Row
+	// endpoint answers on the bus.
+	endpoint rpc.Description
+	// status of success; 204 sends no body.
+	status int
+	// maxBody in bytes; 0 means maxManagementBody.
+	maxBody int64
+	serve   func(g *Gateway, w http.ResponseWriter, r *http.Request, requestID string) error
+}
+
+// to makes a route whose request and answer are those of an endpoint.
+func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.Endpoint[Req, Resp]) route {
+	bind := bindingOf(reflect.TypeFor[Req]())
+	rt := route{method: method, path: path, row: row, endpoint: e.Describe(), status: status, maxBody: maxManagementBody}
+	if e.Service == "keys" {
+		rt.maxBody = maxKeysBody
+	}
+	rt.serve = func(g *Gateway, w http.ResponseWriter, r *http.Request, requestID string) error {
+		caller, err := g.authorize(r, row)
+		if err != nil {
+			return err
+		}
+		if p := pathUUIDs(r); p != nil {
+			return p
+		}
+		caller.RequestID, caller.Address = requestID, remoteHost(r)
+		var req Req
+		if err := bind.fill(r, rt.maxBody, &req); err != nil {
+			return err
+		}
+		ctx := access.WithCaller(r.Context(), caller)
+		if tp := r.Header.Get("Traceparent"); tp != "" {
+			ctx = bus.WithTraceParent(ctx, tp)
+		}
+		resp, err := bus.Call(ctx, g.conn, e, req)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, requestID, status, resp)
+	}
+	return rt
+}
+
+// authorize applies the row of a route to the request's credential.
+func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, error) {
+	if row == nil {
+		// A valid token is recorded as the actor; anything else counts as nobody (keys §3, compat mode).
+		e, err := g.auth.authenticate(r.Context(), r.Header)
+		if err != nil {
+			return access.Caller{Kind: "anonymous", Account: access.DefaultAccount, Subject: "anonymous"}, nil
+		}
+		c := e.credential
+		return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, nil
+	}
+	e, err := g.auth.authenticate(r.Context(), r.Header)
+	if err != nil {
+		return access.Caller{}, err
+	}
+	caller, p := access.Decide(*row, e.credential)
+	if p != nil {
+		return access.Caller{}, p
+	}
+	return caller, nil
+}
+
+func writeJSON(w http.ResponseWriter, requestID string, status int, body any) error {
+	h := w.Header()
+	h.Set(invocation.HeaderRequestID, requestID)
+	h.Set("Cache-Control", "no-store")
+	if status == http.StatusNoContent {
+		w.WriteHeader(status)
+		return nil
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(b)
+	return nil
+}
+
+// router finds the route of a management request.
+type router struct {
+	g   *Gateway
+	mux *http.ServeMux
+}
+
+func newRouter(g *Gateway) *router {
+	rt := &router{g: g, mux: http.NewServeMux()}
+	for _, line := range Routes() {
+		rt.mux.HandleFunc(line.method+" "+line.path, func(w http.ResponseWriter, r *http.Request) {
+			id := newRequestID()
+			if err := line.serve(g, w, r, id); err != nil {
+				g.refuse(w, r, id, err)
+			}
+		})
+	}
+	for pattern, handler := range g.special() {
+		rt.mux.HandleFunc(pattern, handler)
+	}
+	return rt
+}
+
+// ServeHTTP is the HTTP port.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d, p := classify(r)
+	if p != nil {
+		writeProblem(w, r, newRequestID(), p)
+		return
+	}
+	if d.functionID != "" {
+		g.invokeDirect(w, r, d)
+		return
+	}
+	if canonical, aliased := canonicalPath(r.URL.Path); aliased {
+		r.URL.Path, r.URL.RawPath = canonical, ""
+	}
+	if r.URL.Path == "/health" {
+		g.serveHealth(w, d)
+		return
+	}
+	g.router.serve(w, r)
+}
+
+// serve answers unknown paths and methods with problems instead of the mux's own texts.
+func (rt *router) serve(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.URL.Path, "//") {
+		writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "%s: Not found", r.URL.Path))
+		return
+	}
+	handler, pattern := rt.mux.Handler(r)
+	if pattern != "" {
+		rt.mux.ServeHTTP(w, r)
+		return
+	}
+	probe := &discard{header: http.Header{}}
+	handler.ServeHTTP(probe, r)
+	if probe.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", probe.header.Get("Allow"))
+		writeProblem(w, r, newRequestID(), problem.New(problem.MethodNotAllowed, "%s is not allowed here; use %s", r.Method, probe.header.Get("Allow")))
+		return
+	}
+	writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, r.URL.Path))
+}
+
+// discard learns what the mux would answer.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discard) WriteHeader(status int) {
+	if d.status == 0 {
+		d.status = status
+	}
+}
+
+func (g *Gateway) serveHealth(w http.ResponseWriter, d destination) {
+	ctx, cancel := context.WithTimeout(context.Background(), healthPatience)
+	defer cancel()
+	w.Header().Set("Content-Type", "application/json")
+	word := "UP"
+	if d.invocationHost {
+		word = "OK"
+	}
+	if err := g.conn.Check(ctx); err != nil || g.Check(ctx) != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		word = "DOWN"
+	}
+	_, _ = w.Write([]byte(`{"status":"` + word + `"}`))
+}
+
+// pathUUIDs refuses a path parameter that must be a UUID and is not; names ending in Id are.
+func pathUUIDs(r *http.Request) *problem.Problem {
+	for _, name := range []string{"functionId", "versionId", "deploymentId", "gpuSpecificationId", "requestId"} {
+		if v := r.PathValue(name); v != "" && !isUUID(v) {
+			return &problem.Problem{
+				Code: problem.BadRequest, Detail: "Validation failed: path parameter " + name + " must be a UUID",
+				Violations: []problem.Violation{{Field: name, Rule: "must be a UUID"}},
+			}
+		}
+	}
+	return nil
+}
+
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

@@ -1,0 +1,76 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/audit"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+// streamWait is how long one question to the ledger stays open, in seconds; between two the client gets a comment, so
+// that a broken connection is noticed.
+const streamWait = 15
+
+// streamEvents serves GET /v1/audit/stream: the audit record as server-sent events, from ?since, ?after or
+// Last-Event-ID on, without end. The id of each event is its sequence in the ledger.
+func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
+	id := newRequestID()
+	caller, err := g.authorize(r, &access.ReadAudit)
+	if err != nil {
+		g.refuse(w, r, id, err)
+		return
+	}
+	q := audit.EventsRequest{Since: r.URL.Query().Get("since"), Entity: r.URL.Query().Get("entity"), Domain: r.URL.Query().Get("domain"), WaitSeconds: streamWait}
+	from := r.Header.Get("Last-Event-ID")
+	if from == "" {
+		from = r.URL.Query().Get("after")
+	}
+	if from != "" {
+		if q.After, err = strconv.ParseInt(from, 10, 64); err != nil {
+			g.refuse(w, r, id, problem.New(problem.BadRequest, "after must be a whole number"))
+			return
+		}
+	}
+	ctx := access.WithCaller(r.Context(), caller)
+	started := false
+	for ctx.Err() == nil {
+		page, err := bus.Call(ctx, g.conn, audit.Events, q)
+		if err != nil {
+			if !started {
+				g.refuse(w, r, id, err)
+				return
+			}
+			page.Next = q.After // the ledger restarts; the client's place is kept
+		}
+		if !started {
+			h := w.Header()
+			h.Set("Content-Type", "text/event-stream")
+			h.Set("Cache-Control", "no-store")
+			w.WriteHeader(http.StatusOK)
+			started = true
+		}
+		for _, rec := range page.Events {
+			b, err := json.Marshal(rec)
+			if err != nil {
+				continue
+			}
+			if _, err := fmt.Fprintf(w, "id: %d\nevent: %s\ndata: %s\n\n", rec.Sequence, rec.Event.Type, b); err != nil {
+				return
+			}
+		}
+		if len(page.Events) == 0 {
+			if _, err := fmt.Fprint(w, ": waiting\n\n"); err != nil {
+				return
+			}
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return
+		}
+		q.After = max(q.After, page.Next)
+	}
+}
