@@ -1,0 +1,209 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/quartz"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/event"
+	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/health"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+const (
+	owner  = "team-a@corp.example"
+	waitUp = 20 * time.Second
+	poll   = 10 * time.Millisecond
+)
+
+// site is a NATS server, a database and a clock that replicas of the service share.
+type site struct {
+	nats  *server.Server
+	pool  *pgxpool.Pool
+	conn  *bus.Conn
+	clock *quartz.Mock
+	log   *zap.Logger
+	logs  *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	s := &site{nats: testkit.NATS(t), pool: testkit.Database(t, "keys", app.Migrations(migrations)), logs: &lockedBuffer{}}
+	s.clock = quartz.NewMock(t).WithLogger(quartz.NoOpLogger)
+	s.clock.Set(time.Date(2031, 5, 1, 8, 0, 0, 125_000_000, time.UTC))
+	s.log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(s.logs), zap.DebugLevel))
+	s.conn = s.connect(t)
+	return s
+}
+
+func (s *site) connect(t testing.TB) *bus.Conn {
+	t.Helper()
+	c, err := bus.Connect(bus.Config{Embedded: s.nats, Name: t.Name(), Log: s.log})
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// config has a data directory of its own and a reaper that stays away from the clock of the test.
+func config(t testing.TB) Config {
+	t.Helper()
+	return Config{Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day}
+}
+
+// replica starts one without waiting for it.
+func (s *site) replica(t testing.TB, cfg Config) *app.Service {
+	t.Helper()
+	svc, err := newService(app.Platform{
+		Log: s.log, Conn: s.connect(t), Pool: s.pool, Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: s.clock,
+	}, cfg)
+	require.NoError(t, err)
+	require.NoError(t, svc.Start(t.Context()))
+	t.Cleanup(func() { stop(t, svc) })
+	return svc
+}
+
+func stop(t testing.TB, svc *app.Service) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitUp)
+	defer cancel()
+	require.NoError(t, svc.Stop(ctx))
+}
+
+func ready(t testing.TB, svc *app.Service) {
+	t.Helper()
+	require.Eventually(t, func() bool { return svc.Check(t.Context()) == nil }, waitUp, poll)
+}
+
+// start is a site with one ready replica.
+func start(t testing.TB) *site {
+	t.Helper()
+	s := newSite(t)
+	ready(t, s.replica(t, config(t)))
+	return s
+}
+
+func (s *site) exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	_, err := s.pool.Exec(t.Context(), sql, args...)
+	require.NoError(t, err)
+}
+
+// call is what a neighbour does.
+func call[Req, Resp any](t testing.TB, s *site, e rpc.Endpoint[Req, Resp], req Req) Resp {
+	t.Helper()
+	resp, err := bus.Call(t.Context(), s.conn, e, req)
+	require.NoError(t, err)
+	return resp
+}
+
+// refused calls and wants a problem with this status.
+func refused[Req, Resp any](t testing.TB, s *site, status int, e rpc.Endpoint[Req, Resp], req Req) problem.Problem {
+	t.Helper()
+	_, err := bus.Call(t.Context(), s.conn, e, req)
+	var p *problem.Problem
+	require.ErrorAs(t, err, &p)
+	require.Equal(t, status, p.Status(), p.Error())
+	return *p
+}
+
+func functionsIssuer() contract.Issuer {
+	return contract.Issuer{OwnerID: owner, ServiceID: access.FunctionsAudience, ServiceName: "nvcf-api"}
+}
+
+func tasksIssuer() contract.Issuer {
+	return contract.Issuer{OwnerID: owner, ServiceID: access.TasksAudience, ServiceName: "nvct-api"}
+}
+
+const cliPolicies = `{"policies":[{"aud":"nvidia-cloud-functions-ncp-service-id-aketm","auds":["nvidia-cloud-functions-ncp-service-id-aketm"],` +
+	`"product":"nv-cloud-functions","resources":[{"id":"*","type":"account-functions"}],"scopes":["deploy_function","list_functions"]}]}`
+
+// wanted is the creation of keys §4.1.
+func (s *site) wanted() contract.CreateRequest {
+	return contract.CreateRequest{
+		Issuer: functionsIssuer(), Description: "ci deployer", ExpiresAt: s.clock.Now().Add(day).Format(time.RFC3339),
+		Authorizations: json.RawMessage(cliPolicies), Audiences: []string{access.FunctionsAudience},
+	}
+}
+
+func (s *site) create(t testing.TB) contract.Key {
+	t.Helper()
+	return call(t, s, contract.Create, s.wanted())
+}
+
+// events collects what the keys domain says.
+func (s *site) events(t testing.TB) <-chan event.Envelope {
+	t.Helper()
+	all := make(chan event.Envelope, 1024)
+	stop, err := s.conn.Watch(t.Context(), event.Keys, func(e event.Envelope) { all <- e })
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	return all
+}
+
+func next(t testing.TB, events <-chan event.Envelope) event.Envelope {
+	t.Helper()
+	select {
+	case e := <-events:
+		return e
+	case <-time.After(waitUp):
+		require.FailNow(t, "no event")
+		return event.Envelope{}
+	}
+}
+
+// repeating is a random source that gives the same 32 bytes a number of times, then others.
+type repeating struct {
+	times int
+	n     int
+}
+
+func (r *repeating) Read(p []byte) (int, error) {
+	r.n++
+	b := byte(0)
+	if r.n > r.times {
+		b = byte(r.n)
+	}
+	for i := range p {
+		p[i] = b
+	}
+	return len(p), nil
+}
+
+var _ io.Reader = (*repeating)(nil)

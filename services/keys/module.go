@@ -1,0 +1,82 @@
+// Package keys is the service of credentials: it makes opaque API keys, mints administrator tokens, and tells the rest of
+// the platform what a credential is good for.
+//
+// An opaque key is 32 random bytes that only its owner has. The service keeps their HMAC under the deployment's
+// data-domain key ([Format]), so the database can recognise a key and cannot produce one. Half of that HMAC is part of
+// the key itself; a guess is refused by arithmetic, before any storage is asked.
+//
+// An administrator token is an ES256 JWT that anyone can verify with the published keys ([Signer]); it is not stored.
+//
+// The secrets of the deployment are found or made once by [Secrets] and shared by all replicas through the database,
+// sealed with a key-encryption key ([Vault]). Every change of a key is an event in the same transaction ([Store]); no
+// event, log line or row holds a key or a token.
+package keys
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+
+	"go.uber.org/fx"
+
+	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Module wires the service.
+var Module = fx.Module("keys",
+	fx.Provide(app.Load[Config], fx.Private),
+	fx.Invoke(func(lc fx.Lifecycle, p app.Platform, cfg Config) error {
+		s, err := newService(p, cfg)
+		if err != nil {
+			return err
+		}
+		app.Attach(lc, s)
+		return nil
+	}),
+)
+
+// newService assembles one replica.
+func newService(p app.Platform, cfg Config) (*app.Service, error) {
+	s := app.NewService(p, "keys", "keys", app.Migrations(migrations))
+	store := NewStore(p.Pool, s.Tx, s.Journal)
+	secrets, err := NewSecrets(cfg, store, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	signer := NewSigner(store)
+	tokens := NewTokens(store, signer, p.Clock, rand.Reader)
+	keys := NewKeys(store, p.Clock, rand.Reader, cfg.Retention, s.Log)
+	registry := NewRegistry(store)
+
+	s.OnReady(func(ctx context.Context) error {
+		vault, domainKey, err := secrets.Open(ctx)
+		if err != nil {
+			return err
+		}
+		format, err := NewFormat(cfg.Prefix, domainKey)
+		if err != nil {
+			return err
+		}
+		keys.Use(format)
+		return signer.Load(ctx, vault)
+	})
+	s.Loop("reaper", NewReaper(store, p.Clock, cfg.ReapInterval, s.Log).Run)
+
+	bus.Serve(s.Server, contract.MintAdminToken, tokens.Mint)
+	bus.Serve(s.Server, contract.PublicKeys, tokens.PublicKeys)
+	bus.Serve(s.Server, contract.Create, keys.Create)
+	bus.Serve(s.Server, contract.List, keys.List)
+	bus.Serve(s.Server, contract.Get, keys.Get)
+	bus.Serve(s.Server, contract.Delete, keys.Delete)
+	bus.Serve(s.Server, contract.Introspect, keys.Introspect)
+	bus.Serve(s.Server, contract.Resolve, keys.Resolve)
+	bus.Serve(s.Server, contract.Client, registry.Client)
+	bus.Serve(s.Server, contract.Services, registry.Services)
+	bus.Serve(s.Server, contract.Service, registry.Service)
+	return s, nil
+}

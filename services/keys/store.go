@@ -1,0 +1,312 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/event"
+	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/store"
+)
+
+// What an insert may be refused for.
+var (
+	errBusy      = errors.New("another key of this owner and service is being created")
+	errFull      = errors.New("the owner has as many keys as the service allows")
+	errSuspended = errors.New("the owner is suspended")
+	errNoHash    = errors.New("no free hash in 50 draws")
+)
+
+const (
+	// drawLimit bounds the draws for a free hash; a second one never happens with a working random source.
+	drawLimit = 50
+	// listLimit bounds a list: the live keys, which a service's limit keeps few, and the dead ones that wait for the reaper.
+	listLimit = 1000
+	ownerUser = "USER"
+)
+
+// Store is everything the service keeps. A change and its event are one transaction.
+type Store struct {
+	pool    *pgxpool.Pool
+	tx      func(context.Context, func(pgx.Tx) error) error
+	journal *bus.Journal
+}
+
+// NewStore makes the store over a pool whose schema is migrated; tx wakes the outbox when it commits.
+func NewStore(pool *pgxpool.Pool, tx func(context.Context, func(pgx.Tx) error) error, journal *bus.Journal) *Store {
+	return &Store{pool: pool, tx: tx, journal: journal}
+}
+
+// record is one stored key.
+type record struct {
+	id, hash, tail, account string
+	ownerID, serviceID      string
+	suspended               bool
+	description             string
+	audiences               []string
+	authorizations          authorizations
+	version                 int64
+	createdAt, updatedAt    time.Time
+	expiresAt, deletesAt    time.Time
+}
+
+// status at a moment: expiry is computed, not stored, and suspension outlasts it.
+func (r record) status(now time.Time) contract.Status {
+	switch {
+	case r.suspended:
+		return contract.Suspended
+	case !now.Before(r.expiresAt):
+		return contract.Expired
+	}
+	return contract.Active
+}
+
+func (r record) changed(version int64, reason string) contract.Changed {
+	return contract.Changed{
+		KeyID: r.id, OwnerID: r.ownerID, ServiceID: r.serviceID, Version: version, ExpiresAt: r.expiresAt, Reason: reason,
+	}
+}
+
+func (r record) fact() bus.Fact {
+	return bus.Fact{Account: r.account, Entity: r.id, Refs: event.Refs{KeyID: r.id}}
+}
+
+const columns = `k.id::text, k.hash, k.mask_tail, k.account, k.owner_id, k.service_id, k.status = 'SUSPENDED', k.description,
+	k.audiences, k.authorizations::text, k.version, k.created_at, k.updated_at, k.expires_at, k.deletes_at`
+
+func scanRecord(row pgx.CollectableRow) (r record, err error) {
+	err = row.Scan(&r.id, &r.hash, &r.tail, &r.account, &r.ownerID, &r.serviceID, &r.suspended, &r.description,
+		&r.audiences, &r.authorizations, &r.version, &r.createdAt, &r.updatedAt, &r.expiresAt, &r.deletesAt)
+	r.createdAt, r.updatedAt, r.expiresAt, r.deletesAt = r.createdAt.UTC(), r.updatedAt.UTC(), r.expiresAt.UTC(), r.deletesAt.UTC()
+	return r, err
+}
+
+// standing is what decides about a request of an owner before its content is looked at.
+type standing struct {
+	// service is nil when the issuer is not registered.
+	service        *contract.IssuingService
+	ownerSuspended bool
+	// live counts the keys that are not past their expiry.
+	live int
+}
+
+const serviceColumns = `s.id, s.name, s.audiences, s.max_api_keys_per_user, s.max_api_key_ttl_days, s.max_authz_size_chars,
+	s.min_authz_update_interval_seconds`
+
+const liveKeys = `(SELECT count(*) FROM keys.keys k WHERE k.owner_type = $1 AND k.owner_id = $2 AND k.service_id = $3 AND k.expires_at > $4)`
+
+func (s *Store) standing(ctx context.Context, ownerID, serviceID string, now time.Time) (standing, error) {
+	var st standing
+	var svc contract.IssuingService
+	err := s.pool.QueryRow(ctx, `SELECT `+serviceColumns+`, coalesce(o.status = 'SUSPENDED', false), `+liveKeys+`
+		FROM keys.services s LEFT JOIN keys.owners o ON o.owner_type = $1 AND o.owner_id = $2 WHERE s.id = $3`,
+		ownerUser, ownerID, serviceID, now).
+		Scan(&svc.ID, &svc.Name, &svc.Audiences, &svc.MaxKeysPerUser, &svc.MaxKeyTTLDays, &svc.MaxAuthzChars,
+			&svc.MinAuthzUpdateIntervalS, &st.ownerSuspended, &st.live)
+	switch {
+	case store.IsNotFound(err):
+		return standing{}, nil
+	case err != nil:
+		return standing{}, fmt.Errorf("read owner and service: %w", err)
+	}
+	st.service = &svc
+	return st, nil
+}
+
+// create inserts a key under the first hash that draw finds free, and records its event. The lock on owner and service
+// keeps two creations from both taking the last slot; whoever does not get it at once is refused, not queued.
+func (s *Store) create(ctx context.Context, r *record, limit int, draw func(*record) error) error {
+	err := s.tx(ctx, func(tx pgx.Tx) error {
+		var locked bool
+		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).Scan(&locked); err != nil {
+			return err
+		}
+		if !locked {
+			return errBusy
+		}
+		if err := lockOwner(ctx, tx, r); err != nil {
+			return err
+		}
+		var live int
+		if err := tx.QueryRow(ctx, `SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt).Scan(&live); err != nil {
+			return err
+		}
+		if live >= limit {
+			return errFull
+		}
+		if err := insert(ctx, tx, r, draw); err != nil {
+			return err
+		}
+		payload := r.changed(r.version, "")
+		payload.Policies = r.authorizations.policies()
+		return bus.Record(ctx, tx, s.journal, contract.Created, r.fact(), payload)
+	})
+	if err != nil {
+		return fmt.Errorf("create key: %w", err)
+	}
+	return nil
+}
+
+func createLock(ownerID, serviceID string) string {
+	return "sirocco.keys.create\x1f" + serviceID + "\x1f" + ownerID
+}
+
+// lockOwner makes the owner on its first key, takes its account over, and keeps it from being suspended meanwhile.
+func lockOwner(ctx context.Context, tx pgx.Tx, r *record) error {
+	_, err := tx.Exec(ctx, `INSERT INTO keys.owners (owner_type, owner_id, account, status_updated_at, created_at)
+		VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING`, ownerUser, r.ownerID, r.account, r.createdAt)
+	if err != nil {
+		return err
+	}
+	var suspended bool
+	err = tx.QueryRow(ctx, `SELECT account, status = 'SUSPENDED' FROM keys.owners WHERE owner_type = $1 AND owner_id = $2 FOR SHARE`,
+		ownerUser, r.ownerID).Scan(&r.account, &suspended)
+	if err != nil {
+		return err
+	}
+	if suspended {
+		return errSuspended
+	}
+	return nil
+}
+
+func insert(ctx context.Context, tx pgx.Tx, r *record, draw func(*record) error) error {
+	for range drawLimit {
+		if err := draw(r); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `INSERT INTO keys.keys (id, hash, mask_tail, account, owner_type, owner_id, service_id, description,
+				audiences, authorizations, version, created_at, updated_at, expires_at, deletes_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14) ON CONFLICT (hash) DO NOTHING`,
+			r.id, r.hash, r.tail, r.account, ownerUser, r.ownerID, r.serviceID, r.description,
+			r.audiences, string(r.authorizations), r.version, r.createdAt, r.expiresAt, r.deletesAt)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 1 {
+			return nil
+		}
+	}
+	return errNoHash
+}
+
+// list returns the keys of an owner and service, live ones first, oldest first.
+func (s *Store) list(ctx context.Context, ownerID, serviceID string, now time.Time) ([]record, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+` FROM keys.keys k WHERE k.owner_type = $1 AND k.owner_id = $2 AND k.service_id = $3
+		ORDER BY k.expires_at <= $4, k.created_at, k.id LIMIT $5`, ownerUser, ownerID, serviceID, now, listLimit)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	records, err := pgx.CollectRows(rows, scanRecord)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	return records, nil
+}
+
+// key is one key of an owner and service, nil when there is none.
+func (s *Store) key(ctx context.Context, id, ownerID, serviceID string) (*record, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+` FROM keys.keys k
+		WHERE k.id = $1 AND k.owner_type = $2 AND k.owner_id = $3 AND k.service_id = $4`, id, ownerUser, ownerID, serviceID)
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	return one(rows, scanRecord, "read key")
+}
+
+// byHash is the key with a hash, nil when there is none; a key of a suspended owner counts as suspended.
+func (s *Store) byHash(ctx context.Context, hash string) (*record, error) {
+	var ownerSuspended bool
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+`, o.status = 'SUSPENDED' FROM keys.keys k
+		JOIN keys.owners o USING (owner_type, owner_id) WHERE k.hash = $1`, hash)
+	if err != nil {
+		return nil, fmt.Errorf("look up key: %w", err)
+	}
+	r, err := one(rows, func(row pgx.CollectableRow) (record, error) {
+		return scanRecord(withOwner{row, &ownerSuspended})
+	}, "look up key")
+	if r != nil {
+		r.suspended = r.suspended || ownerSuspended
+	}
+	return r, err
+}
+
+// withOwner scans one column more than a record has.
+type withOwner struct {
+	pgx.CollectableRow
+
+	suspended *bool
+}
+
+// Scan implements [pgx.CollectableRow].
+func (w withOwner) Scan(dest ...any) error {
+	return w.CollectableRow.Scan(append(dest, w.suspended)...)
+}
+
+// remove deletes a key and records its event in one transaction; nil when there is no such key. The event is what the
+// audit keeps of it.
+func (s *Store) remove(ctx context.Context, id, ownerID, serviceID, reason string) (*record, error) {
+	var removed *record
+	err := s.tx(ctx, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `DELETE FROM keys.keys k WHERE k.id = $1 AND k.owner_type = $2 AND k.owner_id = $3 AND k.service_id = $4
+			RETURNING `+columns, id, ownerUser, ownerID, serviceID)
+		if err != nil {
+			return err
+		}
+		if removed, err = one(rows, scanRecord, "delete"); err != nil || removed == nil {
+			return err
+		}
+		return bus.Record(ctx, tx, s.journal, contract.Revoked, removed.fact(), removed.changed(removed.version+1, reason))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("delete key: %w", err)
+	}
+	return removed, nil
+}
+
+// revocationPending tells whether the event of a deletion still waits in the outbox.
+func (s *Store) revocationPending(ctx context.Context, r record) (pending bool, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM keys.outbox WHERE subject = $1)`, contract.Revoked.Subject(r.account, r.id)).Scan(&pending)
+	if err != nil {
+		return true, fmt.Errorf("look for the event: %w", err)
+	}
+	return pending, nil
+}
+
+// purge deletes at most limit keys whose retention is over.
+func (s *Store) purge(ctx context.Context, now time.Time, limit int) (int, error) {
+	tag, err := s.pool.Exec(ctx, `DELETE FROM keys.keys WHERE id IN
+		(SELECT id FROM keys.keys WHERE deletes_at <= $1 ORDER BY deletes_at LIMIT $2 FOR UPDATE SKIP LOCKED)`, now, limit)
+	if err != nil {
+		return 0, fmt.Errorf("purge keys: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+func (s *Store) recordIssued(ctx context.Context, t contract.TokenIssued) error {
+	err := s.tx(ctx, func(tx pgx.Tx) error {
+		return bus.Record(ctx, tx, s.journal, contract.Issued, bus.Fact{Account: access.DefaultAccount, Entity: t.JTI}, t)
+	})
+	if err != nil {
+		return fmt.Errorf("record a token: %w", err)
+	}
+	return nil
+}
+
+func one[T any](rows pgx.Rows, scan pgx.RowToFunc[T], doing string) (*T, error) {
+	v, err := pgx.CollectExactlyOneRow(rows, scan)
+	switch {
+	case store.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return &v, nil
+}

@@ -1,0 +1,166 @@
+package keys
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+func TestAdminTokenLooksLikeTheRecipeExpects(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	events := s.events(t)
+	token := call(t, s, contract.MintAdminToken, rpc.None{})
+
+	body, err := json.Marshal(token)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(body), `"value"`))
+	require.Equal(t, 1, strings.Count(string(body), `"value":"`))
+	_, err = uuid.Parse(token.ID)
+	require.NoError(t, err)
+	scopes, err := json.Marshal(access.AdminDefaults())
+	require.NoError(t, err)
+	const aud = "nvidia-cloud-functions-ncp-service-id-aketm"
+	require.Equal(t, `{"id":"`+token.ID+`","value":"`+token.Value+`","status":"ACTIVE","owner_type":"SYSTEM","owner_id":"ncp","issuer_service_id":"`+aud+`",`+
+		`"audience_service_ids":["`+aud+`"],"description":"Admin token","created_at":"2031-05-01T08:00:00Z","expires_at":"2031-05-01T20:00:00Z",`+
+		`"authorizations":{"policies":[{"aud":"`+aud+`","auds":["`+aud+`"],"product":"nv-cloud-functions",`+
+		`"resources":[{"id":"*","type":"account-functions"},{"id":"*","type":"authorized-functions"}],"scopes":`+string(scopes)+`}]}}`, string(body))
+
+	e := next(t, events)
+	p, ok := bus.As[contract.TokenIssued](e, contract.Issued)
+	require.True(t, ok)
+	var claimed map[string]any
+	parsed, _, err := jwt.NewParser().ParseUnverified(token.Value, jwt.MapClaims{})
+	require.NoError(t, err)
+	claimed = parsed.Claims.(jwt.MapClaims)
+	require.Equal(t, contract.TokenIssued{
+		JTI: claimed["jti"].(string), Subject: "ncp", Scopes: access.AdminDefaults(), ExpiresAt: token.ExpiresAt, KeyID: parsed.Header["kid"].(string),
+	}, p)
+	require.Equal(t, access.DefaultAccount, e.Account)
+	require.NotEqual(t, token.Value, call(t, s, contract.MintAdminToken, rpc.None{}).Value)
+}
+
+func TestAdminTokenClaims(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	seen := map[string]bool{}
+	for range 20 {
+		token := call(t, s, contract.MintAdminToken, rpc.None{}).Value
+		require.Less(t, len(token), 1024)
+		parts := strings.Split(token, ".")
+		require.Len(t, parts, 3)
+		require.NotContains(t, parts[1], "-", "a client decodes the payload with the standard alphabet")
+		require.NotContains(t, parts[1], "_")
+		payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+		require.NoError(t, err)
+		require.NotContains(t, string(payload), ">")
+		require.NotContains(t, string(payload), "?")
+		require.NotContains(t, string(payload), "~")
+		var c map[string]any
+		require.NoError(t, json.Unmarshal(payload, &c))
+		jti, _ := c["jti"].(string)
+		require.Len(t, jti, 22)
+		require.False(t, seen[jti])
+		seen[jti] = true
+		delete(c, "jti")
+		var scopes []any
+		for _, sc := range access.AdminDefaults() {
+			scopes = append(scopes, sc)
+		}
+		now := float64(s.clock.Now().Unix())
+		require.Equal(t, map[string]any{
+			"iss": "http://api.nvcf.svc.cluster.local", "sub": "ncp", "azp": "ncp", "aud": []any{"ncp", "s:api"},
+			"scopes": scopes, "iat": now, "nbf": now, "exp": now + 43200,
+		}, c)
+	}
+}
+
+func TestAdminTokenVerifiesWithTheFirstPublishedKey(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	token := call(t, s, contract.MintAdminToken, rpc.None{}).Value
+	set := call(t, s, contract.PublicKeys, rpc.None{})
+	require.Len(t, set.Keys, 1)
+	verify(t, s, token, set.Keys[0])
+	b, err := json.Marshal(set)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), `"d"`)
+}
+
+// verify checks a token with nothing but a published key, as a client would.
+func verify(t *testing.T, s *site, token string, key contract.JWK) {
+	t.Helper()
+	require.Equal(t, []string{"EC", "P-256", "sig", "ES256"}, []string{key.KeyType, key.Curve, key.Use, key.Algorithm})
+	require.Len(t, key.ID, 27)
+	x, err := base64.RawURLEncoding.DecodeString(key.X)
+	require.NoError(t, err)
+	y, err := base64.RawURLEncoding.DecodeString(key.Y)
+	require.NoError(t, err)
+	require.Len(t, key.X, 43)
+	require.Len(t, key.Y, 43)
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, x...), y...))
+	require.NoError(t, err)
+	parsed, err := jwt.Parse(token, func(tok *jwt.Token) (any, error) {
+		require.Equal(t, key.ID, tok.Header["kid"])
+		require.Equal(t, "JWT", tok.Header["typ"])
+		return public, nil
+	}, jwt.WithValidMethods([]string{"ES256"}), jwt.WithIssuer(contract.TokenIssuer), jwt.WithAudience("s:api"),
+		jwt.WithTimeFunc(func() time.Time { return s.clock.Now() }))
+	require.NoError(t, err)
+	require.True(t, parsed.Valid)
+}
+
+func TestJWKSListsTheCurrentKeyFirst(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	st := newKeys(t, s, nil).store
+	vault, err := NewVault(make([]byte, encryptionKeySize))
+	require.NoError(t, err)
+	s.exec(t, `DELETE FROM keys.signing_keys`)
+	signer := NewSigner(st)
+	ids := map[string]string{}
+	for _, state := range []string{"previous", "next", "current"} {
+		require.NoError(t, signer.make(t.Context(), vault))
+		require.NoError(t, s.pool.QueryRow(t.Context(), `UPDATE keys.signing_keys SET state = $1 WHERE state = 'current' RETURNING kid`, state).Scan(new(string)))
+		var kid string
+		require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT kid FROM keys.signing_keys WHERE state = $1`, state).Scan(&kid))
+		ids[state] = kid
+	}
+	require.NoError(t, signer.Load(t.Context(), vault))
+	set, err := signer.JWKS()
+	require.NoError(t, err)
+	require.Len(t, set.Keys, 3)
+	require.Equal(t, []string{ids["current"], ids["next"], ids["previous"]}, []string{set.Keys[0].ID, set.Keys[1].ID, set.Keys[2].ID})
+	_, kid, err := signer.Sign(jwt.MapClaims{})
+	require.NoError(t, err)
+	require.Equal(t, ids["current"], kid)
+}
+
+func TestNothingIsSignedBeforeTheKeysAreLoaded(t *testing.T) {
+	t.Parallel()
+	signer := NewSigner(nil)
+	_, _, err := signer.Sign(jwt.MapClaims{})
+	require.ErrorContains(t, err, "unavailable")
+	_, err = signer.JWKS()
+	require.ErrorContains(t, err, "unavailable")
+}
+
+func TestMintWaitsForItsServiceToBeRegistered(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.exec(t, `UPDATE keys.services SET name = 'renamed' WHERE name = 'nvcf-api'`)
+	refused(t, s, 503, contract.MintAdminToken, rpc.None{})
+}
