@@ -1,6 +1,8 @@
 package functions
 
 import (
+	"encoding/json"
+
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
@@ -54,6 +56,8 @@ type UpdateRequest struct {
 	RateLimit   *RateLimit `json:"rateLimit"`
 	// ModelUpdates change models of an LLM function by name.
 	ModelUpdates []ModelUpdate `json:"modelUpdates"`
+	// LLMInvocationConfig replaces the priorities of an LLM function (§2.5.2), in all its versions.
+	LLMInvocationConfig json.RawMessage `json:"llmInvocationConfig,omitempty"`
 }
 
 // ModelUpdate changes one model.
