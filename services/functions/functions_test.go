@@ -165,7 +165,7 @@ func (w *world) dump() string {
 	w.t.Helper()
 	var b strings.Builder
 	for _, table := range []string{"versions", "secrets", "sealing_key", "outbox", "inbox"} {
-		rows, err := w.pool.Query(w.t.Context(), `SELECT t.* FROM functions.`+table+` AS t`)
+		rows, err := w.pool.Query(w.t.Context(), `TABLE functions.`+table)
 		require.NoError(w.t, err)
 		for rows.Next() {
 			values, err := rows.Values()
