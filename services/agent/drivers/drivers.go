@@ -302,12 +302,12 @@ func LastWins(env []string) []string {
 
 // ReasonOf is the sentence of an exit code as shells count them.
 func ReasonOf(code int) string {
-	switch {
-	case code == 0:
+	switch code {
+	case 0:
 		return "ended by itself with exit code 0"
-	case code == 137:
+	case 137:
 		return "killed (exit code 137, SIGKILL)"
-	case code == 143:
+	case 143:
 		return "stopped (exit code 143, SIGTERM)"
 	default:
 		return fmt.Sprintf("ended with exit code %d", code)

@@ -36,7 +36,7 @@ func runSMI(ctx context.Context, args ...string) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput() //nolint:gosec // the arguments are constants
+	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
 	if err == nil {
 		return out, nil
 	}

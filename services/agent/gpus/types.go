@@ -96,9 +96,24 @@ func instanceType(provider string, node clusters.NodeFacts, gpu string, device c
 
 // families are the architectures behind the names, for descriptions.
 var families = []struct{ prefix, family string }{
-	{"RTXPRO", "blackwell"}, {"RTX50", "blackwell"}, {"RTX40", "ada-lovelace"}, {"RTX30", "ampere"}, {"RTX20", "turing"}, {"RTX8000", "turing"}, {"RTX6000", "turing"},
-	{"GH200", "hopper"}, {"H", "hopper"}, {"GB", "blackwell"}, {"B", "blackwell"},
-	{"L4", "ada-lovelace"}, {"A", "ampere"}, {"T4", "turing"}, {"V100", "volta"}, {"P", "pascal"}, {"GTX16", "turing"}, {"GTX10", "pascal"},
+	{"RTXPRO", "blackwell"},
+	{"RTX50", "blackwell"},
+	{"RTX40", "ada-lovelace"},
+	{"RTX30", "ampere"},
+	{"RTX20", "turing"},
+	{"RTX8000", "turing"},
+	{"RTX6000", "turing"},
+	{"GH200", "hopper"},
+	{"H", "hopper"},
+	{"GB", "blackwell"},
+	{"B", "blackwell"},
+	{"L4", "ada-lovelace"},
+	{"A", "ampere"},
+	{"T4", "turing"},
+	{"V100", "volta"},
+	{"P", "pascal"},
+	{"GTX16", "turing"},
+	{"GTX10", "pascal"},
 }
 
 func family(gpu string) string {

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -210,8 +211,10 @@ func (d *Driver) resume(ctx context.Context, spec drivers.Spec) (drivers.Handle,
 		return drivers.Handle{}, err
 	}
 	if c.Config.Labels[labelAgent] != d.options.AgentID {
-		return drivers.Handle{}, &drivers.Error{Kind: drivers.ErrCreate, Instance: spec.InstanceID,
-			Detail: "a container of another agent has the name " + containerName(spec.InstanceID)}
+		return drivers.Handle{}, &drivers.Error{
+			Kind: drivers.ErrCreate, Instance: spec.InstanceID,
+			Detail: "a container of another agent has the name " + containerName(spec.InstanceID),
+		}
 	}
 	if c.State.Status == container.StateCreated {
 		return d.run(ctx, spec, c.ID)
@@ -251,9 +254,7 @@ func (d *Driver) container(ctx context.Context, spec drivers.Spec) (client.Conta
 		return none, err
 	}
 	labels := map[string]string{}
-	for k, v := range spec.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, spec.Labels)
 	labels[labelAgent], labels[labelDir], labels[labelImage] = d.options.AgentID, spec.Dir, spec.Image
 	labels[labelPorts] = joinPorts(spec.Ports())
 	labels[labelInstance], labels[labelGeneration] = spec.InstanceID, strconv.FormatInt(spec.Generation, 10)
@@ -329,8 +330,8 @@ func shmMiB(spec drivers.Spec) int64 {
 // visibleDevices overrules both the function's own setting and an image that
 // asks for all devices, which a default runtime of NVIDIA would grant.
 func visibleDevices(devices []drivers.Device) []string {
-	if real := drivers.RealDevices(devices); len(real) > 0 {
-		return []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Join(real, ",")}
+	if uuids := drivers.RealDevices(devices); len(uuids) > 0 {
+		return []string{"NVIDIA_VISIBLE_DEVICES=" + strings.Join(uuids, ",")}
 	}
 	return []string{"NVIDIA_VISIBLE_DEVICES=void"}
 }
@@ -338,12 +339,12 @@ func visibleDevices(devices []drivers.Device) []string {
 // deviceRequests names exact devices, never a count. CDI is preferred where the
 // engine says that it knows the devices by it.
 func (d *Driver) deviceRequests(devices []drivers.Device, info *system.Info) []container.DeviceRequest {
-	real := drivers.RealDevices(devices)
-	if len(real) == 0 {
+	uuids := drivers.RealDevices(devices)
+	if len(uuids) == 0 {
 		return nil
 	}
-	names := make([]string, len(real))
-	for n, uuid := range real {
+	names := make([]string, len(uuids))
+	for n, uuid := range uuids {
 		names[n] = "nvidia.com/gpu=" + uuid
 	}
 	useCDI := d.options.GPU == GPUCDI
@@ -357,7 +358,7 @@ func (d *Driver) deviceRequests(devices []drivers.Device, info *system.Info) []c
 	if useCDI {
 		return []container.DeviceRequest{{Driver: "cdi", DeviceIDs: names}}
 	}
-	return []container.DeviceRequest{{Driver: "nvidia", DeviceIDs: real, Capabilities: [][]string{{"gpu", "compute", "utility"}}}}
+	return []container.DeviceRequest{{Driver: "nvidia", DeviceIDs: uuids, Capabilities: [][]string{{"gpu", "compute", "utility"}}}}
 }
 
 func (d *Driver) inspect(ctx context.Context, ref, instance string) (container.InspectResponse, error) {
@@ -476,7 +477,8 @@ func (d *Driver) Wait(ctx context.Context, h drivers.Handle) (drivers.Status, er
 func (d *Driver) untilEnd(ctx context.Context, id string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(d.running, cancel)()
+	detach := context.AfterFunc(d.running, cancel)
+	defer detach()
 	wait := d.engine.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
 	// One of the two always comes, because the end of ctx is an error; leaving
 	// earlier would strand the client's goroutine.

@@ -34,7 +34,7 @@ type place struct {
 
 // place finds out where the agent runs. On a host there is nothing to ask.
 func (d *Driver) place(ctx context.Context) (place, error) {
-	if _, err := os.Stat("/.dockerenv"); err != nil {
+	if !marked() {
 		return place{network: d.options.Network}, nil
 	}
 	d.mu.Lock()
@@ -56,6 +56,12 @@ func (d *Driver) place(ctx context.Context) (place, error) {
 		d.mu.Unlock()
 	}
 	return placeOf(d.options.Network, known), nil
+}
+
+// marked says that this file system was made for a container.
+func marked() bool {
+	_, err := os.Stat("/.dockerenv")
+	return err == nil
 }
 
 func selfOf(c container.InspectResponse) *self {

@@ -48,8 +48,11 @@ func TestRealDevicesAreRequestedByName(t *testing.T) {
 		info *system.Info
 		want []container.DeviceRequest
 	}{
-		{GPUAuto, knows, cdi}, {GPUAuto, knowsOne, classic}, {GPUAuto, &system.Info{}, classic},
-		{GPUCDI, &system.Info{}, cdi}, {GPUNvidia, knows, classic},
+		{GPUAuto, knows, cdi},
+		{GPUAuto, knowsOne, classic},
+		{GPUAuto, &system.Info{}, classic},
+		{GPUCDI, &system.Info{}, cdi},
+		{GPUNvidia, knows, classic},
 	} {
 		d := &Driver{options: Options{GPU: c.mode}}
 		require.Equal(t, c.want, d.deviceRequests(devices, c.info))

@@ -41,10 +41,12 @@ func (d *Driver) Prepare(ctx context.Context, spec drivers.Spec) error {
 			return nil
 		}
 		if ctx.Err() == nil && bounded.Err() != nil {
-			return &drivers.Error{Kind: drivers.ErrRegistryUnreachable, Instance: spec.InstanceID,
-				Detail: "pull " + spec.Image + ": not done within " + d.options.PullTimeout.String()}
+			return &drivers.Error{
+				Kind: drivers.ErrRegistryUnreachable, Instance: spec.InstanceID,
+				Detail: "pull " + spec.Image + ": not done within " + d.options.PullTimeout.String(),
+			}
 		}
-		if kind := pullKind(err, spec.RegistryAuth != nil); kind != drivers.ErrRegistryUnreachable || try == len(backOff) {
+		if kind := pullKind(err, spec.RegistryAuth != nil); !errors.Is(kind, drivers.ErrRegistryUnreachable) || try == len(backOff) {
 			return wrap(kind, spec.InstanceID, "pull "+spec.Image, err)
 		}
 		timer := d.clock.NewTimer(backOff[try], "docker", "pull")

@@ -68,7 +68,7 @@ var probe = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "probe")
-	build := exec.Command("go", "build", "-o", path, "github.com/sirocco-cloud/sirocco/services/agent/drivers/driverstest/probe")
+	build := exec.Command("go", "build", "-o", path, "github.com/sirocco-cloud/sirocco/services/agent/drivers/driverstest/cmd/probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", errors.New(string(out))
@@ -99,7 +99,7 @@ func (h Harness) Spec(t *testing.T, b Behaviour, args ...string) drivers.Spec {
 		InstanceID: id, Generation: 7, Image: h.Image, InferencePort: 8000, HealthPath: "/health",
 		Dir: filepath.Join(t.TempDir(), id),
 	}
-	require.NoError(t, os.MkdirAll(spec.Dir, 0o755))
+	require.NoError(t, os.MkdirAll(spec.Dir, 0o755)) //nolint:gosec // an instance may be another user
 	switch {
 	case h.Behave != nil:
 		h.Behave(&spec, b)
@@ -172,10 +172,10 @@ func (i *Instance) Healthy() {
 // Echo checks that the instance answers calls.
 func (i *Instance) Echo() {
 	i.t.Helper()
-	code, text, err := i.Call(http.MethodPost, "/echo", `{"message":"hello ","repeats":2}`)
+	code, text, err := i.Call(http.MethodPost, "/echo", `{"message":"hey-","repeats":2}`)
 	require.NoError(i.t, err)
 	require.Equal(i.t, http.StatusOK, code)
-	require.Equal(i.t, "hello hello ", text)
+	require.Equal(i.t, "hey-hey-", text)
 }
 
 // Status is the status that the driver tells.
@@ -217,12 +217,13 @@ func (i *Instance) Listed() (drivers.Handle, bool) {
 
 // Probe asks the program about itself.
 func (i *Instance) Probe() (p struct {
-	Args     []string
-	Env      []string
-	Dir      string
-	Children []int
-	Secrets  string
-}) {
+	Args     []string `json:"args"`
+	Env      []string `json:"env"`
+	Dir      string   `json:"dir"`
+	Children []int    `json:"children"`
+	Secrets  string   `json:"secrets"`
+},
+) {
 	i.t.Helper()
 	code, text, err := i.Call(http.MethodGet, "/probe", "")
 	require.NoError(i.t, err)
@@ -549,9 +550,8 @@ func arguments(t *testing.T, h Harness) {
 }
 
 func environment(t *testing.T, h Harness) {
-	t.Helper()
 	// The agent's own environment, credentials included, is not the instance's.
-	require.NoError(t, os.Setenv("SIROCCO_TEST_CREDENTIAL", "agent-only"))
+	require.NoError(t, os.Setenv("SIROCCO_TEST_CREDENTIAL", "agent-only")) //nolint:usetesting // the test is parallel
 	spec := h.Spec(t, Serves)
 	spec.Env = []string{"A=first", "GREETING=hello world=1", "A=second", "NVIDIA_VISIBLE_DEVICES=all"}
 	spec.Devices = []drivers.Device{{UUID: "GPU-1", Simulated: true}}
@@ -567,16 +567,16 @@ func environment(t *testing.T, h Harness) {
 
 func secrets(t *testing.T, h Harness) {
 	spec := h.Spec(t, Serves)
-	require.NoError(t, os.MkdirAll(filepath.Join(spec.Dir, "secrets"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(spec.Dir, "secrets"), 0o755)) //nolint:gosec // the same
 	file := filepath.Join(spec.Dir, "secrets", "secrets.json")
-	require.NoError(t, os.WriteFile(file, []byte(`{"a":"1"}`), 0o644))
+	require.NoError(t, os.WriteFile(file, []byte(`{"a":"1"}`), 0o644)) //nolint:gosec // the same
 	i := h.Start(t, h.Driver(t), spec)
 	i.Healthy()
-	require.Equal(t, `{"a":"1"}`, i.Probe().Secrets)
+	require.JSONEq(t, `{"a":"1"}`, i.Probe().Secrets)
 	// Rotation replaces the file in one step; the instance sees the new one.
-	require.NoError(t, os.WriteFile(file+".new", []byte(`{"a":"2"}`), 0o644))
+	require.NoError(t, os.WriteFile(file+".new", []byte(`{"a":"2"}`), 0o644)) //nolint:gosec // the same
 	require.NoError(t, os.Rename(file+".new", file))
-	require.Equal(t, `{"a":"2"}`, i.Probe().Secrets)
+	require.JSONEq(t, `{"a":"2"}`, i.Probe().Secrets)
 }
 
 func logs(t *testing.T, h Harness) {

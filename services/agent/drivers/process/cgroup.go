@@ -44,14 +44,14 @@ func (c *cgroups) create(id string, cpuMilli, memoryMiB int64) (*os.File, error)
 	if err := write(c.root, "cgroup.subtree_control", enable); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.parent(), 0o755); err != nil {
+	if err := os.MkdirAll(c.parent(), 0o750); err != nil {
 		return nil, err
 	}
 	if err := write(c.parent(), "cgroup.subtree_control", enable); err != nil {
 		return nil, err
 	}
 	dir := c.dir(id)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	limits := map[string]string{"pids.max": strconv.Itoa(pidsMax)}

@@ -50,7 +50,7 @@ func rotate(dir string, limit int64) error {
 	if _, err := log.Seek(-limit, io.SeekEnd); err != nil {
 		return err
 	}
-	older, err := os.OpenFile(logPath(dir)+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	older, err := os.OpenFile(logPath(dir)+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -164,8 +164,10 @@ func (d *Driver) lookup(ctx context.Context, spec drivers.Spec) (Command, error)
 		return Command{}, &drivers.Error{Kind: drivers.ErrRegistryUnreachable, Instance: spec.InstanceID, Detail: "image catalogue", Err: err}
 	}
 	if !found || len(command.Argv) == 0 {
-		return Command{}, &drivers.Error{Kind: drivers.ErrImageNotFound, Instance: spec.InstanceID,
-			Detail: spec.Image + " is not in the process catalogue; add it with: sirocco image add " + spec.Image + " -- COMMAND"}
+		return Command{}, &drivers.Error{
+			Kind: drivers.ErrImageNotFound, Instance: spec.InstanceID,
+			Detail: spec.Image + " is not in the process catalogue; add it with: sirocco image add " + spec.Image + " -- COMMAND",
+		}
 	}
 	return command, nil
 }
@@ -181,8 +183,10 @@ func (d *Driver) Prepare(ctx context.Context, spec drivers.Spec) error {
 		return err
 	}
 	if _, err := d.program(command); err != nil {
-		return &drivers.Error{Kind: drivers.ErrImageNotFound, Instance: spec.InstanceID,
-			Detail: spec.Image + " is catalogued, but this node cannot run it", Err: err}
+		return &drivers.Error{
+			Kind: drivers.ErrImageNotFound, Instance: spec.InstanceID,
+			Detail: spec.Image + " is catalogued, but this node cannot run it", Err: err,
+		}
 	}
 	return nil
 }
@@ -262,7 +266,7 @@ func (d *Driver) launch(spec drivers.Spec, command Command) (drivers.Handle, err
 	if err != nil {
 		return drivers.Handle{}, err
 	}
-	if err := os.MkdirAll(spec.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(spec.Dir, 0o750); err != nil {
 		return drivers.Handle{}, err
 	}
 	ports, err := d.ports.take(len(spec.Ports()))
@@ -278,7 +282,7 @@ func (d *Driver) launch(spec drivers.Spec, command Command) (drivers.Handle, err
 		local[port] = ports[n]
 		h.Ports[port] = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[n]))
 	}
-	log, err := os.OpenFile(logPath(spec.Dir), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	log, err := os.OpenFile(logPath(spec.Dir), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return drivers.Handle{}, err
 	}

@@ -21,30 +21,44 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sirocco-cloud/sirocco/libs/loadtester"
 )
 
 func main() {
-	mode := "serve"
-	if len(os.Args) > 1 {
-		mode = os.Args[1]
+	code, err := run(os.Args[0], os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
+	os.Exit(code)
+}
+
+// argument is the number behind the mode.
+func argument(args []string) (int, error) {
+	if len(args) < 2 {
+		return 0, fmt.Errorf("%s needs a number", args[0])
+	}
+	return strconv.Atoi(args[1])
+}
+
+func run(self string, args []string) (code int, err error) {
 	terminate := make(chan os.Signal, 1)
 	signal.Notify(terminate, syscall.SIGTERM)
+	mode := "serve"
+	if len(args) > 0 {
+		mode = args[0]
+	}
 	var children []int
 	switch mode {
 	case "exit":
 		fmt.Println("probe: leaving")
-		code, err := strconv.Atoi(os.Args[2])
-		if err != nil {
-			panic(err)
-		}
-		os.Exit(code)
+		return argument(args)
 	case "silent":
 		fmt.Println("probe: silent")
 		<-terminate
-		return
+		return 0, nil
 	case "orphan":
 		signal.Ignore(syscall.SIGTERM)
 		select {}
@@ -52,39 +66,42 @@ func main() {
 		signal.Ignore(syscall.SIGTERM)
 	case "family":
 		for _, session := range []bool{false, true} {
-			child := exec.Command(os.Args[0], "orphan")
+			child := exec.Command(self, "orphan") //nolint:gosec // it starts itself
 			child.SysProcAttr = &syscall.SysProcAttr{Setsid: session}
 			if err := child.Start(); err != nil {
-				panic(err)
+				return 1, err
 			}
 			children = append(children, child.Process.Pid)
 		}
 	case "chatter":
-		size, err := strconv.Atoi(os.Args[2])
+		size, err := argument(args)
 		if err != nil {
-			panic(err)
+			return 1, err
 		}
 		line := strings.Repeat("x", 1023) + "\n"
 		for n := 0; n < size; n += len(line) {
 			fmt.Print(line)
 		}
 	}
+	return 0, serve(args, children, terminate)
+}
+
+func serve(args []string, children []int, terminate <-chan os.Signal) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", loadtester.New())
 	mux.HandleFunc("/probe", func(w http.ResponseWriter, _ *http.Request) {
 		directory, _ := os.Getwd()
-		secrets, _ := os.ReadFile(cmp.Or(os.Getenv("SIROCCO_SECRETS_DIR"), "/var/secrets") + "/secrets.json")
+		secrets, _ := os.ReadFile(cmp.Or(os.Getenv("SIROCCO_SECRETS_DIR"), "/var/secrets") + "/secrets.json") //nolint:gosec // the driver decides
 		_ = json.NewEncoder(w).Encode(map[string]any{
-			"args": os.Args[1:], "env": os.Environ(), "dir": directory, "children": children, "secrets": string(secrets),
+			"args": args, "env": os.Environ(), "dir": directory, "children": children, "secrets": string(secrets),
 		})
 	})
 	listener, err := net.Listen("tcp", net.JoinHostPort(os.Getenv("HOST"), cmp.Or(os.Getenv("PORT"), "8000")))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return err
 	}
 	fmt.Println("probe: listening")
-	server := &http.Server{Handler: mux, Protocols: new(http.Protocols)}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go func() {
@@ -93,4 +110,5 @@ func main() {
 		_ = server.Close()
 	}()
 	_ = server.Serve(listener)
+	return nil
 }
