@@ -114,9 +114,20 @@ func Direct(version string) string { return workRoot + ".direct." + Token(versio
 // Queue is the bounded work queue of a function version.
 func Queue(version string) string { return workRoot + ".queue." + Token(version) }
 
+// AllQueues matches the work queue of every version.
+func AllQueues() string { return workRoot + ".queue.*" }
+
 // QueueHint tells agents that the queue of a version has something in it. It carries nothing and may be lost: agents
 // also look into the queue on their own from time to time.
 func QueueHint(version string) string { return workRoot + ".hint." + Token(version) }
 
 // QueueStream names the JetStream stream behind [Queue].
-func QueueStream(version string) string { return "INV_" + Token(version) }
+func QueueStream(version string) string { return queueStreamPrefix + Token(version) }
+
+// ParseQueueStream is the inverse of [QueueStream]; ok is false for any other stream.
+func ParseQueueStream(name string) (version string, ok bool) {
+	token, ok := strings.CutPrefix(name, queueStreamPrefix)
+	return ParseToken(token), ok
+}
+
+const queueStreamPrefix = "INV_"

@@ -87,6 +87,21 @@ func (c *Conn) DeleteQueue(ctx context.Context, version string) error {
 	return nil
 }
 
+// Queues lists the versions that have a queue now.
+func (c *Conn) Queues(ctx context.Context) ([]string, error) {
+	names := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject.AllQueues()))
+	var versions []string
+	for name := range names.Name() {
+		if version, ok := subject.ParseQueueStream(name); ok {
+			versions = append(versions, version)
+		}
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("list queues: %w", err)
+	}
+	return versions, nil
+}
+
 // Entry is where a queued offer stands, so that it can be taken back.
 type Entry struct {
 	stream   string

@@ -120,9 +120,14 @@ func TestFullMemoryStoreCountsAsAFullQueue(t *testing.T) {
 func TestManyVersionsHaveQueuesAtOnce(t *testing.T) {
 	t.Parallel()
 	c := connect(t, testkit.NATS(t))
+	var want []string
 	for i := range 50 {
-		require.NoError(t, c.EnsureQueue(t.Context(), fmt.Sprint("version", i)))
+		want = append(want, fmt.Sprint("version.", i))
+		require.NoError(t, c.EnsureQueue(t.Context(), want[i]))
 	}
+	have, err := declared(t, c).Queues(t.Context())
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, have, "queues are found by their versions, and other streams are none")
 }
 
 func TestVersionWithoutQueue(t *testing.T) {

@@ -1,0 +1,2 @@
+DROP TABLE invocation.requests;
+DROP TABLE invocation.queues;
