@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/coder/quartz"
@@ -39,6 +40,7 @@ var Core = fx.Options(
 	fxLogger,
 	fx.StartTimeout(time.Minute), fx.StopTimeout(2*time.Minute),
 	fx.Provide(Load[Config], NewLogger, health.NewRegistry, quartz.NewReal, newMetrics),
+	fx.Invoke(serveProfiles),
 )
 
 // Connections opens NATS and Postgres from the configuration.
@@ -92,23 +94,36 @@ func open(p connectParams) (*pgxpool.Pool, error) {
 
 // serveHealth opens the private door of a process: health, metrics. It binds only where SIROCCO_HEALTH_ADDR says.
 func serveHealth(lc fx.Lifecycle, cfg Config, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger) {
-	if cfg.HealthAddr == "" {
-		return
-	}
 	mux := http.NewServeMux()
 	h.Register(mux)
 	mux.HandleFunc("GET /health", h.ServeReady)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	openDoor(lc, "SIROCCO_HEALTH_ADDR", cfg.HealthAddr, mux, log)
+}
+
+// serveProfiles opens the door for go tool pprof, where SIROCCO_PROFILE_ADDR says.
+func serveProfiles(lc fx.Lifecycle, cfg Config, log *zap.Logger) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	openDoor(lc, "SIROCCO_PROFILE_ADDR", cfg.ProfileAddr, mux, log)
+}
+
+func openDoor(lc fx.Lifecycle, setting, addr string, h http.Handler, log *zap.Logger) {
+	if addr == "" {
+		return
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	lc.Append(fx.Hook{
 		OnStart: func(ctx context.Context) error {
-			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.HealthAddr)
+			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 			if err != nil {
-				return fmt.Errorf("SIROCCO_HEALTH_ADDR: %w", err)
+				return fmt.Errorf("%s: %w", setting, err)
 			}
 			go func() {
 				if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-					log.Error("health door closed", zap.Error(err))
+					log.Error("listener ended", zap.String("setting", setting), zap.Error(err))
 				}
 			}()
 			return nil

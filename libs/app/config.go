@@ -24,6 +24,8 @@ type Config struct {
 	PostgresURL string `env:"SIROCCO_POSTGRES_URL" envDefault:"postgres://sirocco:sirocco@127.0.0.1:5432/sirocco"`
 	// HealthAddr serves /livez, /readyz and /metrics of a process that has no other HTTP door; empty for none.
 	HealthAddr string `env:"SIROCCO_HEALTH_ADDR"`
+	// ProfileAddr serves Go's profiles under /debug/pprof; empty, the default, serves none. Keep it on loopback.
+	ProfileAddr string `env:"SIROCCO_PROFILE_ADDR"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `env:"SIROCCO_LOG_LEVEL" envDefault:"info"`
 	// LogFormat is json, console, or auto: console on a terminal.

@@ -179,7 +179,9 @@ func (s *Server) refuse(e endpoint, r micro.Request, err error) {
 		s.log.Error("problem does not encode", zap.Error(merr))
 		return
 	}
-	if rerr := r.Error(strconv.Itoa(p.Status()), string(p.Code), body); rerr != nil {
+	// Not r.Error: it writes to the request, which micro reads again after dispatch has returned.
+	headers := micro.Headers{micro.ErrorCodeHeader: {strconv.Itoa(p.Status())}, micro.ErrorHeader: {string(p.Code)}}
+	if rerr := r.Respond(body, micro.WithHeaders(headers)); rerr != nil {
 		s.log.Warn("answer not sent", zap.String("subject", e.subject), zap.Error(rerr))
 	}
 }

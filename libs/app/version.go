@@ -1,0 +1,4 @@
+package app
+
+// Version is the release that this binary was built from; the build sets it.
+var Version = "development"
