@@ -76,6 +76,9 @@ const (
 	T  Reach = "T"
 )
 
+// Wire is the reach as a key's policy spells it: type and id.
+func (r Reach) Wire() string { return reachWire[r] }
+
 var reachWire = map[Reach]string{
 	AF: "account-functions/*", SF: "authorized-functions/*", F: "function/<functionId>/*",
 	V: "function/<functionId>/<versionId>", AC: "account-clusters/*", CL: "cluster/<clusterId>", AE: "*/*",
