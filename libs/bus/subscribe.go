@@ -29,7 +29,7 @@ const (
 	// messages that a killed process held would come again after their successors.
 	inHand = 1
 	// ackWait is how long a killed process holds up its consumer. A slow handler renews its hold (see hold).
-	ackWait       = 5 * time.Second
+	ackWait       = 2 * time.Second
 	retryFirst    = 50 * time.Millisecond
 	retryLongest  = 5 * time.Second
 	poisonTries   = 5
