@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
+)
+
+// The exit codes, as the help of the root command lists them.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitRefused     = 4
+	exitNotFound    = 5
+	exitInterrupted = 130
+)
+
+// usage is a command line that means nothing.
+type usage struct {
+	// command is the path of the command whose help would have told.
+	command string
+	err     error
+}
+
+func (u *usage) Error() string { return u.err.Error() }
+func (u *usage) Unwrap() error { return u.err }
+
+// failure is an error with what a person needs to get on: details, one per line, and what to do next.
+type failure struct {
+	err     error
+	details []string
+	next    string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// next adds to an error what to do about it.
+func next(err error, format string, args ...any) error {
+	return &failure{err: err, next: fmt.Sprintf(format, args...)}
+}
+
+// missing is a thing that was looked for by name and is not there.
+type missing struct{ what string }
+
+func (m *missing) Error() string { return m.what + " was not found" }
+
+func exitCode(err error) int {
+	var refusal *client.Refusal
+	var unreachable *client.Unreachable
+	var wrong *usage
+	var absent *missing
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &wrong):
+		return exitUsage
+	case errors.As(err, &unreachable):
+		return exitUnreachable
+	case errors.As(err, &absent):
+		return exitNotFound
+	case errors.As(err, &refusal):
+		switch refusal.Status {
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return exitRefused
+		case http.StatusNotFound:
+			return exitNotFound
+		}
+	}
+	return exitFailed
+}
+
+// report prints one sentence, the details, and what to do next.
+func report(w io.Writer, err error) {
+	if err == nil {
+		return
+	}
+	sentence, details, advice := err.Error(), []string(nil), ""
+	var refusal *client.Refusal
+	if errors.As(err, &refusal) {
+		sentence, details = explain(refusal, sentence)
+		advice = remedy(refusal)
+	}
+	var unreachable *client.Unreachable
+	if errors.As(err, &unreachable) {
+		advice = "start the platform with `sirocco up`, or say where it is with --url or SIROCCO_URL"
+	}
+	var wrong *usage
+	if errors.As(err, &wrong) {
+		advice = "see " + strings.TrimSpace(orDefault(wrong.command, "sirocco")+" --help")
+	}
+	var f *failure
+	if errors.As(err, &f) {
+		details = append(details, f.details...)
+		advice = orDefault(f.next, advice)
+	}
+	fmt.Fprintln(w, "sirocco:", printable(sentence))
+	for _, line := range details {
+		fmt.Fprintln(w, "  "+printable(line))
+	}
+	if advice != "" {
+		fmt.Fprintln(w, "next:", printable(advice))
+	}
+}
+
+// explain turns a problem document into a sentence and one line for each broken rule.
+func explain(r *client.Refusal, sentence string) (string, []string) {
+	p := r.Problem
+	var details []string
+	for _, v := range p.Violations {
+		details = append(details, v.Field+": "+v.Rule)
+	}
+	if p.Code == problem.Validation && len(details) > 0 {
+		sentence = "the request breaks " + count(len(details), "rule")
+	}
+	if r.Status >= http.StatusInternalServerError && p.RequestID != "" {
+		details = append(details, "request "+p.RequestID)
+	}
+	return sentence, details
+}
+
+// remedy is what to do about a refusal when the command knows nothing better.
+func remedy(r *client.Refusal) string {
+	p := r.Problem
+	switch p.Code {
+	case problem.Unauthorized:
+		return "leave out --token and SIROCCO_TOKEN, so that a fresh administrator token is minted; for a function make a key with `sirocco key create`"
+	case problem.ScopeMissing:
+		return "use a credential with the scope " + strings.Join(p.RequiredScopes, " and ") + ": `sirocco key create --scope …`, or no --token for an administrator token"
+	case problem.ResourceType, problem.ResourceNotCovered:
+		return "use a credential that covers " + strings.Join(p.RequiredResourceTypes, " or ") + ", such as one of `sirocco key create`"
+	case problem.Forbidden:
+		if strings.HasPrefix(r.Path, "/v1/admin/") {
+			return "run this on a machine in SIROCCO_ADMIN_NETWORKS of the gateway, or bring a token with SIROCCO_TOKEN"
+		}
+		return "leave out --token and SIROCCO_TOKEN to act as administrator"
+	case problem.NotFound:
+		return "see what there is: " + listing(r.Path)
+	case problem.RouteNotFound, problem.MethodNotAllowed:
+		return "check that --url names a Sirocco gateway of this version"
+	case problem.BadRequest, problem.Validation, problem.Unprocessable:
+		return "correct what is named above and try again"
+	case problem.TooLarge, problem.HeadersTooLarge:
+		return "send less at once"
+	case problem.TooManyRequests, problem.QueueFull:
+		return fmt.Sprintf("wait %s and try again", count(max(r.RetryAfter, 1), "second"))
+	case problem.Unavailable, problem.GatewayTimeout, problem.Timeout:
+		return "see `sirocco status` for what the platform waits for, then try again"
+	case problem.Internal, problem.Upstream:
+		return "look for the request in the platform's log; `sirocco status` shows whether a part is down"
+	case problem.Conflict, problem.PreconditionFailed:
+		return "look at the present state and try again"
+	case "":
+		return "check that --url names a Sirocco gateway and no proxy in front of it answers instead"
+	}
+	return ""
+}
+
+// listing is the command that lists the kind of thing a path is about.
+func listing(path string) string {
+	switch {
+	case strings.HasPrefix(path, "/v1/keys"):
+		return "`sirocco key list`, with the --owner of the key"
+	case strings.HasPrefix(path, "/v2/nvcf/images"):
+		return "`sirocco image list`"
+	}
+	return "`sirocco function list`"
+}
+
+func orDefault(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
