@@ -120,6 +120,7 @@ func (s *session) follow(ctx context.Context, c *client.Client, f functions.Func
 				return nil, failed(f, d)
 			case functions.Inactive:
 				return nil, next(errors.New("the version was undeployed meanwhile"), "deploy it again: `sirocco function deploy %s`", f.ID)
+			case functions.Deploying, functions.Degrading, functions.Degraded:
 			}
 		case timed.Err() != nil:
 			// The time is up; said below.

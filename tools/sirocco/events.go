@@ -71,7 +71,7 @@ func newEvents(s *session) *cobra.Command {
 	return cmd
 }
 
-func (f *filter) register(s *session, cmd *cobra.Command) {
+func (f *filter) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.since, "since", f.since, "first moment: a time such as 2031-04-02T08:00:00Z, or how long ago, such as 10m")
 	flags.StringVar(&f.entity, "entity", "", "only events about this id: a function, version, deployment, instance, node, key")
@@ -122,7 +122,7 @@ func newReplay(s *session) *cobra.Command {
 			return s.replay(cmd.Context(), c, q)
 		},
 	}
-	f.register(s, cmd)
+	f.register(cmd)
 	cmd.Flags().StringVar(&f.until, "until", "", "first moment that is not shown, like --since")
 	return cmd
 }
@@ -179,7 +179,7 @@ func newTail(s *session) *cobra.Command {
 			return s.tail(cmd.Context(), c, q)
 		},
 	}
-	f.register(s, cmd)
+	f.register(cmd)
 	return cmd
 }
 
@@ -191,7 +191,7 @@ func (s *session) tail(ctx context.Context, c *client.Client, q url.Values) erro
 		heard, err := s.listen(ctx, c, q, &last)
 		opened = opened || heard
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // Ctrl-C is how a tail ends
 		}
 		var refusal *client.Refusal
 		if !opened || errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError {
@@ -297,7 +297,9 @@ func (s *session) print(w io.Writer, r record) error {
 	if _, id, ok := strings.Cut(entity, "/"); ok {
 		entity = id
 	}
-	line := fmt.Sprintf("%s  %6s  %-36s  %-36s  %-25s  %s", e.Time.Local().Format("2006-01-02 15:04:05.000"),
+	//nolint:gosmopolitan // a person reads it in their own time
+	at := e.Time.Local().Format("2006-01-02 15:04:05.000")
+	line := fmt.Sprintf("%s  %6s  %-36s  %-36s  %-25s  %s", at,
 		"#"+strconv.FormatInt(r.Sequence, 10), shortType(e.Type), orDash(entity), actor, summary(e))
 	_, err := fmt.Fprintln(w, strings.TrimRight(printable(line), " "))
 	return err

@@ -281,8 +281,12 @@ func newFunctionGet(s *session) *cobra.Command {
 
 func writeVersion(ctx context.Context, w io.Writer, c *client.Client, f functions.Function) error {
 	rows := [][]string{
-		{"Name", f.Name}, {"Status", string(f.Status)}, {"Function", f.ID}, {"Version", f.VersionID},
-		{"Image", orDash(f.ContainerImage)}, {"Inference URL", f.InferenceURL},
+		{"Name", f.Name},
+		{"Status", string(f.Status)},
+		{"Function", f.ID},
+		{"Version", f.VersionID},
+		{"Image", orDash(f.ContainerImage)},
+		{"Inference URL", f.InferenceURL},
 	}
 	if f.Health != nil {
 		rows = append(rows, []string{"Health", fmt.Sprintf("%s port %d %s expects %d within %s", f.Health.Protocol, f.Health.Port, f.Health.URI, f.Health.ExpectedStatusCode, f.Health.Timeout)})

@@ -285,19 +285,19 @@ func TestWhatTheFunctionAnswersIsTheAnswer(t *testing.T) {
 	for name, function := range map[string]http.HandlerFunc{
 		"plain": func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNotFound)
-			fmt.Fprint(w, `{"title":"mine"}`)
+			fmt.Fprint(w, "mine: no such page")
 		},
 		"its own problem": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", problem.ContentType)
 			w.WriteHeader(http.StatusNotFound)
-			fmt.Fprint(w, `{"title":"mine"}`)
+			fmt.Fprint(w, "mine: no such page")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := sirocco(t, callable(t, function), []string{"function", "invoke", "echo"})
 			require.Equal(t, exitFailed, got.code)
-			require.Equal(t, `{"title":"mine"}`, got.out)
+			require.Equal(t, "mine: no such page", got.out)
 			require.Contains(t, got.err, "the function answered 404 Not Found")
 		})
 	}
@@ -311,6 +311,19 @@ func TestWhatTheGatewayRefusesIsNot(t *testing.T) {
 	require.Empty(t, got.out)
 	require.Contains(t, got.err, "sirocco key create --function "+echoID)
 	require.Equal(t, http.MethodDelete, g.asked()[3].method, "the key is given back when the call fails, too")
+}
+
+func TestAKeyThatMayNotListSaysHowToDoWithout(t *testing.T) {
+	t.Parallel()
+	for code, says := range map[problem.Code]string{
+		problem.ScopeMissing: "give --path", problem.Forbidden: "bring another key",
+	} {
+		g := newStandIn(t, map[string]http.HandlerFunc{"GET /v2/nvcf/functions": refuse(problem.New(code, "no"))})
+		got := sirocco(t, g, []string{"function", "invoke", "echo", "--key", "nvapi-mine"})
+		require.Equal(t, exitRefused, got.code)
+		require.Contains(t, got.err, says)
+		require.Equal(t, "nvapi-mine", g.asked()[0].bearer, "what is looked up is what the key may see")
+	}
 }
 
 func TestCtrlCGivesTheKeyBack(t *testing.T) {

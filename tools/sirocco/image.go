@@ -75,8 +75,7 @@ func newImageAdd(s *session) *cobra.Command {
 func program(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil && !errors.Is(err, exec.ErrDot) {
-		var cause *exec.Error
-		if errors.As(err, &cause) {
+		if cause, ok := errors.AsType[*exec.Error](err); ok {
 			err = cause.Err
 		}
 		return "", next(fmt.Errorf("command %s: %w", name, err), "give a program of this machine, by its path or found in PATH")

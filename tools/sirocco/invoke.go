@@ -18,6 +18,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/invocation"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
 )
 
@@ -156,9 +157,12 @@ func destination(ctx context.Context, c *client.Client, ref string, q invocation
 	}
 	f, err := oneVersion(ctx, c, ref, q.version, functions.Status.Invocable)
 	if err != nil {
-		var refusal *client.Refusal
-		if errors.As(err, &refusal) && refusal.Status == http.StatusForbidden {
-			err = next(err, "name the function by its id and give --path, or use a key with the scope %s", access.ListFunctions)
+		switch refusal, _ := errors.AsType[*client.Refusal](err); {
+		case refusal == nil:
+		case refusal.Problem.Code == problem.ScopeMissing, refusal.Problem.Code == problem.ResourceType, refusal.Problem.Code == problem.ResourceNotCovered:
+			err = next(err, "name the function by its id and give --path, or use a key with the scope %s that covers it", access.ListFunctions)
+		case refusal.Status == http.StatusForbidden || refusal.Status == http.StatusUnauthorized:
+			err = next(err, "bring another key, or leave out --key and SIROCCO_API_KEY so that one is made for the call")
 		}
 		return "", "", err
 	}

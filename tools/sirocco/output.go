@@ -84,7 +84,7 @@ func shown(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return t.Local().Format(time.DateTime)
+	return t.Local().Format(time.DateTime) //nolint:gosmopolitan // a person reads it in their own time
 }
 
 // orDash fills an empty cell.

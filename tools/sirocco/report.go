@@ -83,21 +83,17 @@ func report(w io.Writer, err error) {
 		return
 	}
 	sentence, details, advice := err.Error(), []string(nil), ""
-	var refusal *client.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*client.Refusal](err); ok {
 		sentence, details = explain(refusal, sentence)
 		advice = remedy(refusal)
 	}
-	var unreachable *client.Unreachable
-	if errors.As(err, &unreachable) {
+	if _, ok := errors.AsType[*client.Unreachable](err); ok {
 		advice = "start the platform with `sirocco up`, or say where it is with --url or SIROCCO_URL"
 	}
-	var wrong *usage
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*usage](err); ok {
 		advice = "see " + strings.TrimSpace(orDefault(wrong.command, "sirocco")+" --help")
 	}
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		details = append(details, f.details...)
 		advice = orDefault(f.next, advice)
 	}
@@ -141,6 +137,8 @@ func remedy(r *client.Refusal) string {
 			return "run this on a machine in SIROCCO_ADMIN_NETWORKS of the gateway, or bring a token with SIROCCO_TOKEN"
 		}
 		return "leave out --token and SIROCCO_TOKEN to act as administrator"
+	case problem.IllegalState:
+		return "look at its present state: " + listing(r.Path)
 	case problem.NotFound:
 		return "see what there is: " + listing(r.Path)
 	case problem.RouteNotFound, problem.MethodNotAllowed:
@@ -157,10 +155,13 @@ func remedy(r *client.Refusal) string {
 		return "look for the request in the platform's log; `sirocco status` shows whether a part is down"
 	case problem.Conflict, problem.PreconditionFailed:
 		return "look at the present state and try again"
-	case "":
-		return "check that --url names a Sirocco gateway and no proxy in front of it answers instead"
+	case problem.PaymentRequired:
+		return "ask whoever runs this platform to raise the account's limit"
+	case problem.UnsupportedMedia:
+		return "send JSON, or what the sentence above names"
 	}
-	return ""
+	// Without a known code it was no gateway that answered, or one of another version.
+	return "check that --url names a Sirocco gateway and no proxy in front of it answers instead"
 }
 
 // listing is the command that lists the kind of thing a path is about.

@@ -22,7 +22,7 @@ func summary(e event.Envelope) string {
 			return words
 		}
 	}
-	return strings.Join(e.Refs.All(), " ")
+	return strings.Join(e.All(), " ")
 }
 
 type sayer = func(data json.RawMessage) string
