@@ -20,8 +20,9 @@ func (r record) speaking() bool {
 	switch r.State {
 	case clusters.NodeReady, clusters.NodeCordoned, clusters.NodeDraining:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // newer reports whether a message comes after everything that r holds.
@@ -96,6 +97,7 @@ func stated(s clusters.NodeState) clusters.NodeState {
 	switch s {
 	case clusters.NodeCordoned, clusters.NodeDraining:
 		return s
+	default:
+		return clusters.NodeReady
 	}
-	return clusters.NodeReady
 }

@@ -21,6 +21,8 @@ type lease struct {
 
 const (
 	sweepEvery = time.Second
+	// stalled is how late a tick must be, by the machine's own clock, to say that the process was stopped meanwhile.
+	stalled = 5 * time.Second
 	// seenEvery bounds how often one node's heartbeats write to Postgres.
 	seenEvery = 3 * time.Second
 )
@@ -83,10 +85,15 @@ func (i *Inventory) Watch(hearing func(context.Context) error) func(context.Cont
 		ticker := i.clock.NewTicker(sweepEvery, "sweep")
 		defer ticker.Stop()
 		for {
+			began := time.Now()
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-ticker.C:
+			}
+			if time.Since(began) > stalled {
+				i.listen() // this process stood still, and heartbeats may wait in its socket
+				continue
 			}
 			if err := hearing(ctx); err != nil {
 				i.listen()

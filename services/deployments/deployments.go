@@ -1,0 +1,545 @@
+package deployments
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coder/quartz"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/clusters"
+	contract "github.com/sirocco-cloud/sirocco/contracts/deployments"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+// Deployments are the use cases, in the words of the API (functions-deployments §11).
+type Deployments struct {
+	store    *store
+	journal  *bus.Journal
+	conn     *bus.Conn
+	clock    quartz.Clock
+	log      *zap.Logger
+	reporter *Reporter
+}
+
+// New makes the use cases over a store whose schema is migrated.
+func New(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, reporter *Reporter) *Deployments {
+	return &Deployments{store: s, journal: j, conn: conn, clock: clock, log: log, reporter: reporter}
+}
+
+// A forced undeploy takes effect for clients at once, while its last instances need a moment to stop. Deploying again in
+// that moment waits for them instead of failing.
+const (
+	awaitTeardown = 5 * time.Second
+	awaitEvery    = 25 * time.Millisecond
+)
+
+// Create deploys a version (§11.4); the checks come in the order written there.
+func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (contract.Response, error) {
+	none := contract.Response{}
+	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
+		return none, err
+	}
+	specs := cleaned(req.Specifications)
+	if err := validSpecs(specs); err != nil {
+		return none, err
+	}
+	f, err := u.function(ctx, req.FunctionID, req.VersionID)
+	if err != nil {
+		return none, err
+	}
+	if err := covered(ctx, access.Deploy, f.ID, f.VersionID); err != nil {
+		return none, err
+	}
+	if err := u.vacant(ctx, req.VersionID); err != nil {
+		return none, err
+	}
+	nodes, err := bus.Call(ctx, u.conn, clusters.Nodes, clusters.NodesRequest{Account: f.NCAID})
+	if err != nil {
+		return none, err
+	}
+	if err := validAgainst(nodes.Nodes, f, specs); err != nil {
+		return none, err
+	}
+	d := u.fresh(f, specs)
+	var taken bool
+	err = u.store.tx(ctx, func(t tx) error {
+		if taken, err = u.store.insert(ctx, t, d); err != nil || taken {
+			return err
+		}
+		if err := bus.Record(ctx, t, u.journal, contract.Created, d.fact(), contract.Changed{Deployment: answer(d)}); err != nil {
+			return err
+		}
+		for _, s := range d.Specs {
+			if err := scaled(ctx, t, u.journal, d, s, 0, "user"); err != nil {
+				return err
+			}
+		}
+		return u.store.poke(ctx, t, d.ID)
+	})
+	if err != nil {
+		return none, err
+	}
+	if taken { // by a request at the same time
+		return none, u.vacant(ctx, req.VersionID)
+	}
+	u.tell(ctx, d.ID)
+	return contract.Response{Deployment: answer(d)}, nil
+}
+
+// fresh is a new deployment of a version.
+func (u *Deployments) fresh(f functions.Function, specs []contract.Specification) *deployment {
+	now := u.clock.Now().Truncate(time.Microsecond) // what Postgres keeps, so that every answer says the same
+	d := &deployment{
+		ID: uuid.NewString(), Account: f.NCAID, FunctionID: f.ID, VersionID: f.VersionID, FunctionName: f.Name,
+		Status: functions.Active, CreatedAt: now, UpdatedAt: now,
+	}
+	for n, s := range specs {
+		s.ID = uuid.NewString()
+		s.MaxRequestConcurrency = orOne(s.MaxRequestConcurrency)
+		s.PreferredOrder = orOne(s.PreferredOrder)
+		if *s.MinInstances > 0 {
+			d.Status = functions.Deploying
+		}
+		d.Specs = append(d.Specs, &specification{Specification: s, Position: n, Wanted: *s.MinInstances})
+	}
+	d.Reason = explain(d)
+	return d
+}
+
+func orOne(n *int) *int {
+	if n == nil {
+		one := 1
+		return &one
+	}
+	return n
+}
+
+// vacant is nil when the version has no deployment; else it says what to do about the one it has.
+func (u *Deployments) vacant(ctx context.Context, versionID string) error {
+	deadline := u.clock.NewTimer(awaitTeardown)
+	defer deadline.Stop()
+	for {
+		d, err := u.store.find(ctx, u.store.pool, `WHERE version_id = $1`, versionID)
+		if err != nil || d == nil {
+			return err
+		}
+		if d.Teardown != forced {
+			return occupied(d)
+		}
+		retry := u.clock.NewTimer(awaitEvery)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return occupied(d)
+		case <-deadline.C:
+			retry.Stop()
+			return occupied(d)
+		case <-retry.C:
+		}
+	}
+}
+
+// occupied explains why a version cannot be deployed now. Clients cut the text at ", use P".
+func occupied(d *deployment) error {
+	name := fmt.Sprintf("Function id '%s', version '%s'", d.FunctionID, d.VersionID)
+	switch {
+	case d.Status.Busy():
+		return problem.New(problem.IllegalState, "%s: Status %s, use PATCH endpoint /v2/nvcf/deployments/%s/gpu-specifications/{gpuSpecificationId} to change its deployment", name, d.Status, d.ID)
+	case d.Status == functions.Error:
+		return problem.New(problem.IllegalState, "%s: Status %s, delete the failed deployment first", name, d.Status)
+	}
+	remain := len(d.live())
+	if remain == 0 {
+		return problem.New(problem.IllegalState, "%s: Status %s, the previous deployment is being removed; try again in a moment", name, d.Status)
+	}
+	return problem.New(problem.IllegalState, "%s: Status %s, the previous deployment still drains: %d instances remain; try again when they are gone, or undeploy with graceful=false", name, d.Status, remain)
+}
+
+// Replace changes bounds and concurrency of every specification (§11.6).
+func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (contract.Response, error) {
+	none := contract.Response{}
+	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
+		return none, err
+	}
+	check := problem.NewCheck("deployment")
+	check.Require(len(req.Specifications) > 0, "deploymentSpecifications", "must have at least one GPU specification")
+	for n, s := range req.Specifications {
+		at := fmt.Sprintf("deploymentSpecifications[%d].", n)
+		validBounds(check, at, s.MinInstances, s.MaxInstances)
+		validConcurrency(check, at, s.MaxRequestConcurrency)
+	}
+	if err := check.Err(); err != nil {
+		return none, err
+	}
+	found, err := u.ofVersion(ctx, access.Deploy, req.FunctionID, req.VersionID)
+	if err != nil {
+		return none, err
+	}
+	var d *deployment
+	err = u.change(ctx, found.ID, func(t tx, locked *deployment) (bool, error) {
+		d = locked
+		pairs, err := paired(d, req.Specifications)
+		if err != nil {
+			return false, err
+		}
+		changed := false
+		for n, s := range pairs {
+			sent := req.Specifications[n]
+			moved, err := u.bounds(ctx, t, d, s, *sent.MinInstances, *sent.MaxInstances)
+			if err != nil {
+				return false, err
+			}
+			changed = changed || moved
+			if sent.MaxRequestConcurrency != nil && *sent.MaxRequestConcurrency != s.concurrency() {
+				s.MaxRequestConcurrency, changed = sent.MaxRequestConcurrency, true
+			}
+		}
+		return changed, nil
+	})
+	if err != nil {
+		return none, err
+	}
+	return contract.Response{Deployment: answer(d)}, nil
+}
+
+// paired finds the stored specification of each one sent.
+func paired(d *deployment, sent []contract.Specification) ([]*specification, error) {
+	if len(sent) != len(d.Specs) {
+		return nil, problem.New(problem.Validation, "deploymentSpecifications: must have %d GPU specifications, as the deployment has, not %d", len(d.Specs), len(sent))
+	}
+	check := problem.NewCheck("deployment")
+	out := make([]*specification, len(sent))
+	taken := map[string]bool{}
+	for n, s := range sent {
+		at := fmt.Sprintf("deploymentSpecifications[%d].", n)
+		id := strings.ToLower(strings.TrimSpace(s.ID))
+		switch {
+		case id != "":
+			out[n] = d.spec(id)
+			check.Require(out[n] != nil, at+"gpuSpecificationId", "unknown: '%s'", s.ID)
+			check.Require(!taken[id], at+"gpuSpecificationId", "must not be named twice")
+			taken[id] = true
+		case len(sent) > 1:
+			check.Require(false, at+"gpuSpecificationId", "must be given when there are several GPU specifications")
+		default:
+			out[n] = d.Specs[0]
+		}
+		if out[n] == nil {
+			continue
+		}
+		backend := strings.TrimSpace(s.Backend)
+		check.Require(backend == "" || strings.EqualFold(backend, out[n].Backend), at+"backend", "cannot be changed; undeploy and deploy again")
+		check.Require(len(s.Clusters) == 0 || sameNames(s.Clusters, out[n].Clusters), at+"clusters", "cannot be changed; undeploy and deploy again")
+	}
+	return out, check.Err()
+}
+
+// sameNames compares sets of names without case.
+func sameNames(a, b []string) bool {
+	norm := func(names []string) []string {
+		out := make([]string, len(names))
+		for n, name := range names {
+			out[n] = strings.ToLower(strings.TrimSpace(name))
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	return slices.Equal(norm(a), norm(b))
+}
+
+// Patch changes one specification (§11.7).
+func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (contract.PatchResponse, error) {
+	none := contract.PatchResponse{}
+	if err := validIDs(map[string]string{"deploymentId": req.DeploymentID, "gpuSpecificationId": req.ID}); err != nil {
+		return none, err
+	}
+	req.Autoscaling = present(req.Autoscaling)
+	policy := strings.ToUpper(strings.TrimSpace(req.AutoscalingPolicy))
+	if err := validPatch(req, policy); err != nil {
+		return none, err
+	}
+	found, err := u.byID(ctx, access.Deploy, req.DeploymentID)
+	if err != nil {
+		return none, err
+	}
+	id := strings.ToLower(req.ID)
+	if found.spec(id) == nil {
+		return none, problem.New(problem.NotFound, "Deployment id '%s', GPU specification id '%s': Not found", req.DeploymentID, req.ID)
+	}
+	var s *specification
+	err = u.change(ctx, found.ID, func(t tx, d *deployment) (bool, error) {
+		s = d.spec(id)
+		low, high := s.minimum(), s.maximum()
+		if req.MinInstances != nil {
+			low = *req.MinInstances
+		}
+		if req.MaxInstances != nil {
+			high = *req.MaxInstances
+		}
+		check := problem.NewCheck("gpuSpecification")
+		check.Require(low <= high, "minInstances", "must not be greater than maxInstances: %d > %d, after merging with what is stored", low, high)
+		if err := check.Err(); err != nil {
+			return false, err
+		}
+		changed, err := u.bounds(ctx, t, d, s, low, high)
+		switch {
+		case policy == platformConfiguration:
+			changed = changed || s.Autoscaling != nil
+			s.Autoscaling = nil
+		case req.Autoscaling != nil && !bytes.Equal(s.Autoscaling, req.Autoscaling):
+			s.Autoscaling, changed = req.Autoscaling, true
+		}
+		return changed, err
+	})
+	if err != nil {
+		return none, err
+	}
+	return contract.PatchResponse{Specification: s.Specification}, nil
+}
+
+func validPatch(req contract.PatchRequest, policy string) error {
+	check := problem.NewCheck("gpuSpecification")
+	check.Require(req.MinInstances != nil || req.MaxInstances != nil || req.Autoscaling != nil || policy != "", "minInstances",
+		"at least one of minInstances, maxInstances, autoscalingConfiguration, autoscalingConfigurationPolicy must be given")
+	check.Require(req.MinInstances == nil || *req.MinInstances >= 0 && *req.MinInstances <= maxInstances, "minInstances", "must be between 0 and %d", maxInstances)
+	check.Require(req.MaxInstances == nil || *req.MaxInstances >= 1 && *req.MaxInstances <= maxInstances, "maxInstances", "must be between 1 and %d", maxInstances)
+	check.Require(policy == "" || policy == customConfiguration || policy == platformConfiguration, "autoscalingConfigurationPolicy",
+		"must be %s or %s", customConfiguration, platformConfiguration)
+	validAutoscaling(check, "autoscalingConfiguration", req.Autoscaling)
+	return check.Err()
+}
+
+// bounds sets minimum and maximum of a specification and moves what is wanted with them: a count that followed the
+// minimum goes on following it, one that work had raised only stays within the bounds.
+func (u *Deployments) bounds(ctx context.Context, t tx, d *deployment, s *specification, low, high int) (changed bool, err error) {
+	if low == s.minimum() && high == s.maximum() {
+		return false, nil
+	}
+	was := s.Wanted
+	if s.Wanted == s.minimum() {
+		s.Wanted = low
+	}
+	if low > s.minimum() {
+		s.RaisedUntil = u.clock.Now().Add(raiseAllowance)
+	}
+	s.Wanted = min(max(s.Wanted, low), high)
+	s.Proven = min(s.Proven, low)
+	s.MinInstances, s.MaxInstances = &low, &high
+	return true, scaled(ctx, t, u.journal, d, s, was, "user")
+}
+
+// change runs fn on a busy deployment under its lock, and stores, tells and wakes when fn changed something.
+func (u *Deployments) change(ctx context.Context, id string, fn func(tx, *deployment) (bool, error)) error {
+	return u.store.tx(ctx, func(t tx) error {
+		d, err := u.store.lock(ctx, t, id)
+		if err != nil {
+			return err
+		}
+		if d == nil || !d.visible() {
+			return problem.New(problem.NotFound, "Deployment id '%s': Deployment not found", id)
+		}
+		if !d.Status.Busy() {
+			return problem.New(problem.IllegalState, "Function id '%s', version '%s': Status %s, only a deployment that is active or on its way there can be changed", d.FunctionID, d.VersionID, d.Status)
+		}
+		changed, err := fn(t, d)
+		if err != nil || !changed {
+			return err
+		}
+		d.UpdatedAt = u.clock.Now().Truncate(time.Microsecond)
+		if err := u.store.put(ctx, t, d); err != nil {
+			return err
+		}
+		if err := bus.Record(ctx, t, u.journal, contract.Updated, d.fact(), contract.Changed{Deployment: answer(d)}); err != nil {
+			return err
+		}
+		return u.store.poke(ctx, t, d.ID)
+	})
+}
+
+// Delete undeploys (§11.8). A graceful one that drains can be hurried by a second one that is not graceful; every other
+// second one finds nothing.
+func (u *Deployments) Delete(ctx context.Context, req contract.DeleteRequest) (functions.FunctionResponse, error) {
+	none := functions.FunctionResponse{}
+	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
+		return none, err
+	}
+	found, err := u.ofVersion(ctx, access.ReadDeployment, req.FunctionID, req.VersionID)
+	if err != nil {
+		return none, err
+	}
+	f, err := u.function(ctx, req.FunctionID, req.VersionID)
+	if err != nil {
+		return none, err
+	}
+	how := forced
+	if req.Graceful {
+		how = graceful
+	}
+	err = u.store.tx(ctx, func(t tx) error {
+		d, err := u.store.lock(ctx, t, found.ID)
+		if err != nil {
+			return err
+		}
+		if d == nil || !d.visible() || d.Teardown == graceful && how == graceful {
+			return noDeployment(req.VersionID)
+		}
+		return beginTeardown(ctx, t, u.store, u.journal, d, how, u.clock.Now().Truncate(time.Microsecond))
+	})
+	if err != nil {
+		return none, err
+	}
+	u.tell(ctx, found.ID)
+	f.Status, f.Secrets, f.ActiveInstances = functions.Inactive, nil, nil
+	return functions.FunctionResponse{Function: f}, nil
+}
+
+// Get answers with the deployment of a version.
+func (u *Deployments) Get(ctx context.Context, req contract.VersionRequest) (contract.Response, error) {
+	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
+		return contract.Response{}, err
+	}
+	d, err := u.ofVersion(ctx, access.ReadDeployment, req.FunctionID, req.VersionID)
+	if err != nil {
+		return contract.Response{}, err
+	}
+	return contract.Response{Deployment: answer(d)}, nil
+}
+
+// GetByID answers with one deployment.
+func (u *Deployments) GetByID(ctx context.Context, req contract.IDRequest) (contract.Response, error) {
+	if err := validIDs(map[string]string{"deploymentId": req.ID}); err != nil {
+		return contract.Response{}, err
+	}
+	d, err := u.byID(ctx, access.ReadDeployment, req.ID)
+	if err != nil {
+		return contract.Response{}, err
+	}
+	return contract.Response{Deployment: answer(d)}, nil
+}
+
+// List answers with the account's deployments that are busy or failed, the newest first; what the key does not cover
+// is left out.
+func (u *Deployments) List(ctx context.Context, _ contract.ListRequest) (contract.ListResponse, error) {
+	caller := access.CallerFrom(ctx)
+	all, err := u.store.list(ctx, u.store.pool, `WHERE account = $1 AND status <> $2 ORDER BY created_at DESC, id`, caller.Account, functions.Inactive)
+	if err != nil {
+		return contract.ListResponse{}, err
+	}
+	out := contract.ListResponse{Deployments: []contract.Deployment{}}
+	for _, d := range all {
+		if caller.CoversFunction(true, d.FunctionID, d.VersionID) {
+			out.Deployments = append(out.Deployments, answer(d))
+		}
+	}
+	return out, nil
+}
+
+// Instances answers with the live instances of a version, for other services.
+func (u *Deployments) Instances(ctx context.Context, req contract.InstancesRequest) (contract.InstancesResponse, error) {
+	out := contract.InstancesResponse{Instances: []instances.Brief{}}
+	if err := validIDs(map[string]string{"versionId": req.VersionID}); err != nil {
+		return out, err
+	}
+	d, err := u.store.find(ctx, u.store.pool, `WHERE version_id = $1`, req.VersionID)
+	if err != nil || d == nil {
+		return out, err
+	}
+	for _, i := range d.live() {
+		out.Instances = append(out.Instances, brief(d, i))
+	}
+	return out, nil
+}
+
+// Wake raises a version that wants no instance to one, where it is preferred; for any other it does nothing.
+func (u *Deployments) Wake(ctx context.Context, req contract.WakeRequest) (rpc.None, error) {
+	if err := validIDs(map[string]string{"versionId": req.VersionID}); err != nil {
+		return rpc.None{}, err
+	}
+	return rpc.None{}, u.store.tx(ctx, func(t tx) error {
+		id, err := u.store.idOf(ctx, t, "deployments", "version_id", req.VersionID)
+		if err != nil || id == "" {
+			return err
+		}
+		d, err := u.store.lock(ctx, t, id)
+		if err != nil || d == nil || d.Teardown != standing || !d.Status.Busy() {
+			return err
+		}
+		if slices.ContainsFunc(d.Specs, func(s *specification) bool { return s.Wanted > 0 }) {
+			return nil
+		}
+		first := byPreference(d.Specs)[0]
+		first.Wanted = 1
+		if err := u.store.put(ctx, t, d); err != nil {
+			return err
+		}
+		if err := scaled(ctx, t, u.journal, d, first, 0, "zero"); err != nil {
+			return err
+		}
+		return u.store.poke(ctx, t, d.ID)
+	})
+}
+
+// function asks for a version of the caller's account.
+func (u *Deployments) function(ctx context.Context, functionID, versionID string) (functions.Function, error) {
+	account := access.CallerFrom(ctx).Account
+	answer, err := bus.Call(ctx, u.conn, functions.Lookup, functions.InternalRequest{FunctionID: functionID, VersionID: versionID})
+	if problem.HasCode(err, problem.NotFound) || err == nil && answer.Function.NCAID != account {
+		return functions.Function{}, problem.New(problem.NotFound, "Function id '%s', version '%s': Not found in account '%s'", functionID, versionID, account)
+	}
+	return answer.Function, err
+}
+
+// ofVersion finds the deployment of a version of the caller's account.
+func (u *Deployments) ofVersion(ctx context.Context, row access.Row, functionID, versionID string) (*deployment, error) {
+	d, err := u.store.find(ctx, u.store.pool, `WHERE version_id = $1 AND function_id = $2 AND account = $3`, versionID, functionID, access.CallerFrom(ctx).Account)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil || !d.visible() {
+		return nil, noDeployment(versionID)
+	}
+	return d, covered(ctx, row, d.FunctionID, d.VersionID)
+}
+
+func (u *Deployments) byID(ctx context.Context, row access.Row, id string) (*deployment, error) {
+	d, err := u.store.find(ctx, u.store.pool, `WHERE id = $1 AND account = $2`, id, access.CallerFrom(ctx).Account)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil || !d.visible() {
+		return nil, problem.New(problem.NotFound, "Deployment id '%s': Deployment not found", id)
+	}
+	return d, covered(ctx, row, d.FunctionID, d.VersionID)
+}
+
+func noDeployment(versionID string) error {
+	return problem.New(problem.NotFound, "Function version '%s': Deployment not found", versionID)
+}
+
+// covered refuses a key whose resources do not include the version.
+func covered(ctx context.Context, row access.Row, functionID, versionID string) error {
+	if access.CallerFrom(ctx).CoversFunction(true, functionID, versionID) {
+		return nil
+	}
+	return access.NotCovered(row, fmt.Sprintf("function '%s', version '%s'", functionID, versionID))
+}
+
+// tell reports the new status before the client gets its answer, so that what it reads next agrees. When the functions
+// service is away, the reporter goes on trying.
+func (u *Deployments) tell(ctx context.Context, id string) {
+	if err := u.reporter.Report(ctx, id); err != nil {
+		u.log.Warn("status not acknowledged, telling it again", zap.String("deployment", id), zap.Error(err))
+		u.reporter.Tell(id)
+	}
+}

@@ -1,0 +1,89 @@
+// Package deployments is the service that makes versions run: it owns what is wanted (deployments and their GPU
+// specifications), where it runs (instances and the devices they hold) and how that looks to clients (statuses and
+// reasons).
+//
+// It has two halves that meet in Postgres. The use cases write what a client wants and answer at once. The
+// [Reconciler], on one leader at a time, compares wanted with observed and orders nodes to start and stop instances.
+// What agents report comes back as events and updates the rows. Everything is level-triggered: a lost wake-up, a
+// restart or a second leader costs time, never an instance too many.
+package deployments
+
+import (
+	"embed"
+	"time"
+
+	"go.uber.org/fx"
+
+	contract "github.com/sirocco-cloud/sirocco/contracts/deployments"
+	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// schema is the service's own in Postgres.
+const schema = "deployments"
+
+// Config is what an operator may choose.
+type Config struct {
+	// StartTimeout bounds the time from the placement of an instance to its first good health check. Zero means 30
+	// minutes on real devices and one minute on simulated ones.
+	StartTimeout time.Duration `env:"SIROCCO_START_TIMEOUT" envDefault:"0s"`
+}
+
+const (
+	startReal      = 30 * time.Minute
+	startSimulated = time.Minute
+)
+
+// startTimeout of an instance.
+func (c Config) startTimeout(simulated bool) time.Duration {
+	switch {
+	case c.StartTimeout > 0:
+		return c.StartTimeout
+	case simulated:
+		return startSimulated
+	}
+	return startReal
+}
+
+// Module wires the service.
+var Module = fx.Module("deployments",
+	fx.Provide(fx.Private, app.Load[Config]),
+	fx.Invoke(func(lc fx.Lifecycle, p app.Platform, cfg Config) { app.Attach(lc, NewService(p, cfg)) }),
+)
+
+// NewService assembles the service on a platform; starting it is the caller's.
+func NewService(p app.Platform, cfg Config) *app.Service {
+	s := app.NewService(p, "deployments", schema, app.Migrations(migrations))
+	store := newStore(p.Pool, s.Tx)
+	reporter := NewReporter(store, p.Conn, s.Log)
+	reconciler := NewReconciler(store, s.Journal, p.Conn, p.Clock, s.Log, cfg, reporter)
+	deployments := New(store, s.Journal, p.Conn, p.Clock, s.Log, reporter)
+	observer := NewObserver(store, s.Journal, p.Clock, s.Log)
+
+	bus.Serve(s.Server, contract.Create, deployments.Create)
+	bus.Serve(s.Server, contract.Replace, deployments.Replace)
+	bus.Serve(s.Server, contract.Patch, deployments.Patch)
+	bus.Serve(s.Server, contract.Delete, deployments.Delete)
+	bus.Serve(s.Server, contract.Get, deployments.Get)
+	bus.Serve(s.Server, contract.GetByID, deployments.GetByID)
+	bus.Serve(s.Server, contract.List, deployments.List)
+	bus.Serve(s.Server, contract.Instances, deployments.Instances)
+	bus.Serve(s.Server, contract.Wake, deployments.Wake)
+
+	reports := s.Subscribe(event.Instances)
+	for _, e := range instances.ReportEvents {
+		bus.On(reports, e, observer.OnReport)
+	}
+	bus.On(s.Subscribe(event.Functions), functions.Deleted, observer.OnDeleted)
+
+	s.Uses(event.StreamOf(event.Nodes), event.StreamOf(event.Clusters))
+	s.Loop("reconciler", reconciler.Run)
+	s.Loop("reporter", reporter.Run)
+	return s
+}

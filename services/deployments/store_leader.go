@@ -1,0 +1,88 @@
+package deployments
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// channel carries the ids of deployments that need a look. A notification is sent by the transaction that changes
+// something and delivered after its commit, to the leader, in whichever process that is.
+const channel = "sirocco_deployments"
+
+const (
+	leaderLock  = "sirocco.deployments.leader"
+	leaderEvery = time.Second
+	closeWithin = 2 * time.Second
+)
+
+// poke asks the leader to look at a deployment once t is committed.
+func (s *store) poke(ctx context.Context, t tx, id string) error {
+	if _, err := t.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, id); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	return nil
+}
+
+// lead waits until this process is the leader and then runs work, until ctx ends or the session with Postgres does. The
+// lock belongs to the session, so a leader that dies gives it up by dying. poked is called for every notification.
+// Should two leaders ever overlap, row locks and the devices' key still keep their work right.
+func (s *store) lead(ctx context.Context, poked func(id string), work func(context.Context) error) error {
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	if err != nil {
+		return fmt.Errorf("leader session: %w", err)
+	}
+	defer func() {
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWithin)
+		defer cancel()
+		_ = conn.Close(bye) // the session is given up either way
+	}()
+	if err := elected(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	run, cancel := context.WithCancel(ctx)
+	heard := make(chan error, 1)
+	go func() {
+		defer cancel()
+		for {
+			n, err := conn.WaitForNotification(run)
+			if err != nil {
+				heard <- err
+				return
+			}
+			poked(n.Payload)
+		}
+	}()
+	err = work(run)
+	cancel()
+	if lost := <-heard; err == nil && ctx.Err() == nil {
+		return fmt.Errorf("leader session lost: %w", lost)
+	}
+	return err
+}
+
+// elected tries until the lock is free. It does not wait inside Postgres, because a query that waits for days would
+// keep vacuum from doing its work.
+func elected(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		var mine bool
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended($1, 0))`, leaderLock).Scan(&mine); err != nil {
+			return fmt.Errorf("leader lock: %w", err)
+		}
+		if mine {
+			return nil
+		}
+		t := time.NewTimer(leaderEvery)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
