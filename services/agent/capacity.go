@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
-	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/services/agent/drivers"
 	"github.com/sirocco-cloud/sirocco/services/agent/gpus"
@@ -102,7 +102,7 @@ func (c *capacity) seen(changed []clusters.Device) {
 
 // mine reports whether an instance of this agent holds the device, so that its memory use is no stranger's.
 func (c *capacity) mine(uuid string) bool {
-	_, held := c.holders()[uuid]
+	_, held := c.agent.holders()[uuid]
 	return held
 }
 
@@ -133,27 +133,28 @@ func (c *capacity) driverDevices(uuids []string) []drivers.Device {
 	return ds
 }
 
+// unknown is the first of the devices that this node does not have; empty when it has all.
+func (c *capacity) unknown(uuids []string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, uuid := range uuids {
+		if !slices.ContainsFunc(c.inventory.Devices, func(d clusters.Device) bool { return d.UUID == uuid }) {
+			return uuid
+		}
+	}
+	return ""
+}
+
 // holders maps each device that is in use to its instance.
-func (c *capacity) holders() map[string]string {
-	a := c.agent
+func (a *Agent) holders() map[string]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	held := map[string]string{}
-	for id, i := range a.instances {
-		i.mu.Lock()
-		if i.rec.State != instances.Terminated {
-			for _, uuid := range i.rec.Order.Devices {
-				held[uuid] = id
-			}
-		}
-		i.mu.Unlock()
-	}
-	return held
+	return maps.Clone(a.held)
 }
 
 // devices is the state of every device now.
 func (c *capacity) devices() []clusters.Device {
-	held := c.holders()
+	held := c.agent.holders()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ds := slices.Clone(c.inventory.Devices)
@@ -287,7 +288,8 @@ func (c *capacity) heartbeats(ctx context.Context) {
 			err = fmt.Errorf("waiting for the cluster inventory: %w", err)
 			wait = 500 * time.Millisecond
 		case resp.Fenced:
-			err = fmt.Errorf("another agent runs as node %s of cluster %s; set SIROCCO_NODE to a name of its own", cfg.Node, cfg.Cluster)
+			c.agent.fence(fmt.Errorf("another agent runs as node %s of cluster %s; set SIROCCO_NODE to a name of its own and restart", cfg.Node, cfg.Cluster))
+			return
 		case resp.WantSnapshot:
 			wait = 200 * time.Millisecond // it may just not have read the last one yet
 		}

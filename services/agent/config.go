@@ -68,21 +68,38 @@ func loadIdentity(dir string) (identity, error) {
 		}
 	}
 	id.Epoch++
-	return id, writeJSON(path, id)
+	return id, writeJSON(path, id, true)
 }
 
-// writeJSON replaces a file in one step, so that a crash leaves the old or the new one.
-func writeJSON(path string, v any) error {
+// writeJSON replaces a file in one step, so that a killed agent leaves the old or the new one. A file that must also
+// outlive the machine's power is synced to the disk.
+func writeJSON(path string, v any, synced bool) error {
 	b, err := json.Marshal(v)
+	if err == nil {
+		err = replaceFile(path, b, 0o600, synced)
+	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
 	return nil
+}
+
+func replaceFile(path string, b []byte, mode fs.FileMode, synced bool) error {
+	tmp := path + ".tmp"
+	// One that a crash left may not be writable.
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && synced {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }

@@ -63,37 +63,23 @@ func (p prefixed) Prepare(ctx context.Context, spec drivers.Spec) error {
 // prepare finds the first driver that has the image. When none has, the error tells what each said and what to do.
 func (a *Agent) prepare(ctx context.Context, spec drivers.Spec) (drivers.Driver, error) {
 	var said []string
-	var last error
 	for _, d := range a.drivers {
 		err := d.Prepare(ctx, spec)
-		if err == nil {
+		switch {
+		case err == nil:
 			return d, nil
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case !errors.Is(err, drivers.ErrImageNotFound) && !errors.Is(err, drivers.ErrUnavailable):
+			return nil, err // this driver has it, but cannot run it
 		}
-		said = append(said, d.Name()+": "+err.Error())
-		if last == nil || !errors.Is(err, drivers.ErrUnavailable) {
-			last = err
-		}
-		if !errors.Is(err, drivers.ErrImageNotFound) && !errors.Is(err, drivers.ErrUnavailable) {
-			break
-		}
-		if _, isSim := d.(prefixed); isSim {
-			said = said[:len(said)-1]
-		} else {
-			last = err
-		}
-	}
-	kind := drivers.ErrImageNotFound
-	for _, k := range []error{drivers.ErrUnauthorized, drivers.ErrRegistryUnreachable, drivers.ErrInvalidSpec, drivers.ErrCreate} {
-		if errors.Is(last, k) {
-			kind = k
+		if _, foreign := d.(prefixed); !foreign {
+			said = append(said, d.Name()+": "+err.Error())
 		}
 	}
 	return nil, &drivers.Error{
-		Kind: kind, Instance: spec.InstanceID,
-		Detail: fmt.Sprintf("no driver of this node can run image %s (%s); pull it, correct its name, or map it to a local command with: sirocco image add %s -- COMMAND",
+		Kind: drivers.ErrImageNotFound, Instance: spec.InstanceID,
+		Detail: fmt.Sprintf("no driver of this node can run %s (%s); pull the image, correct its name, or let a local command stand for it with: sirocco image add %s -- COMMAND",
 			spec.Image, strings.Join(said, "; "), spec.Image),
 	}
 }
@@ -129,9 +115,11 @@ func (d absent) Close() error                                                { r
 func (d absent) Start(context.Context, drivers.Spec) (drivers.Handle, error) {
 	return drivers.Handle{}, d.err()
 }
+
 func (d absent) Status(context.Context, drivers.Handle) (drivers.Status, error) {
 	return drivers.Status{}, d.err()
 }
+
 func (d absent) Wait(context.Context, drivers.Handle) (drivers.Status, error) {
 	return drivers.Status{}, d.err()
 }
@@ -139,11 +127,21 @@ func (d absent) Wait(context.Context, drivers.Handle) (drivers.Status, error) {
 // catalogue asks the inventory which command stands for an image.
 type catalogue struct{ conn *bus.Conn }
 
+// cataloguePatience is how long a look-up waits for the inventory to come back.
+const cataloguePatience = time.Minute
+
 // Lookup implements [process.Catalogue].
 func (c catalogue) Lookup(ctx context.Context, ref string) (process.Command, bool, error) {
-	resp, err := bus.Call(ctx, c.conn, clusters.FindImage, clusters.ImageQuery{Reference: ref})
-	if err != nil || !resp.Found {
-		return process.Command{}, false, err
+	ctx, cancel := context.WithTimeout(ctx, cataloguePatience)
+	defer cancel()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		resp, err := bus.Call(ctx, c.conn, clusters.FindImage, clusters.ImageQuery{Reference: ref})
+		if err == nil {
+			return process.Command{Argv: resp.Image.Command, Dir: resp.Image.Directory}, resp.Found, nil
+		}
+		sleep(ctx, wait)
+		if ctx.Err() != nil {
+			return process.Command{}, false, err
+		}
 	}
-	return process.Command{Argv: resp.Image.Command, Dir: resp.Image.Directory}, true, nil
 }

@@ -2,16 +2,16 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/mattn/go-shellwords"
 	"go.uber.org/zap"
 
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
@@ -21,18 +21,19 @@ import (
 	"github.com/sirocco-cloud/sirocco/services/agent/drivers"
 )
 
-// Times in the life of an instance (clusters-agents §5, invocation §5.1).
 const (
-	probeStarting = 500 * time.Millisecond
-	probeFirst    = 20 * time.Millisecond
-	probeRunning  = 10 * time.Second
-	// sickAfter failed probes in a row take the instance out of service, and replaceAfter ends it.
-	sickAfter    = 3
-	replaceAfter = 5 * time.Minute
+	// probeFirst is the pause after the first health check of a start; it doubles up to pace.probeStarting.
+	probeFirst = 20 * time.Millisecond
+	// sickAfter failed probes in a row take an instance out of service.
+	sickAfter = 3
+	// longestStart bounds the start of an order without a deadline.
+	longestStart = 2 * time.Hour
 	// defaultPort is what a function without inferencePort listens on.
 	defaultPort = 8000
 	logLines    = 200
 	logBytes    = 16 << 10
+	// forcedGrace is what an instance gets between SIGTERM and SIGKILL when it is dropped at once.
+	forcedGrace = 2 * time.Second
 )
 
 // instance is one running copy of a version, from its order to its end. All of its life is one goroutine, run; others
@@ -41,137 +42,138 @@ type instance struct {
 	agent *Agent
 	log   *zap.Logger
 
-	mu   sync.Mutex // guards rec
-	rec  *record
-	stop chan struct{} // closed when rec.Stop is set
-	done chan struct{} // closed when it is terminated
+	mu  sync.Mutex // guards rec, but for rec.Order, which never changes; run may read what only run writes without it
+	rec *record
+
+	stop     context.Context // done when rec.Stop is set
+	askStop  context.CancelFunc
+	force    context.Context // done when it shall not even drain
+	askForce context.CancelFunc
+	done     chan struct{} // closed when it is terminated
 
 	transport drivers.Transport
 }
 
 func newInstance(a *Agent, rec *record) *instance {
 	i := &instance{
-		agent: a, rec: rec, stop: make(chan struct{}), done: make(chan struct{}),
+		agent: a, rec: rec, done: make(chan struct{}),
 		log: a.log.With(zap.String("instance", rec.Order.InstanceID), zap.String("version", rec.Order.VersionID)),
 	}
+	i.stop, i.askStop = context.WithCancel(context.Background())
+	i.force, i.askForce = context.WithCancel(context.Background())
 	if rec.Stop != nil {
-		close(i.stop)
+		i.askStop()
 	}
 	return i
 }
 
 func (i *instance) id() string { return i.rec.Order.InstanceID }
 
-// end says why an instance is over.
-type end struct {
-	cause   instances.Cause
-	message string
-	exit    *int
-}
+func (i *instance) dir() string { return filepath.Join(i.agent.instancesDir(), i.id()) }
 
-func (e *end) Error() string { return string(e.cause) + ": " + e.message }
-
-// requestStop makes the wish durable and wakes the goroutine.
+// requestStop makes the wish durable and wakes the goroutine. A second wish counts only if it drops the drain of the
+// first. An instance that is over says so again: whoever asks has missed it.
 func (i *instance) requestStop(order instances.TerminateOrder) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.rec.Stop != nil {
+	if !i.rec.State.Live() {
+		i.note(instances.Terminated, "", i.rec.End)
+		i.agent.reports.notify(i)
+		return i.agent.records.save(i.rec)
+	}
+	before := i.rec.Stop
+	if before != nil && (order.DrainSeconds > 0 || before.DrainSeconds == 0) {
 		return nil
 	}
 	i.rec.Stop = &order
-	close(i.stop)
-	return i.agent.records.save(i.rec)
+	if err := i.agent.records.save(i.rec); err != nil {
+		i.rec.Stop = before
+		return err
+	}
+	i.askStop()
+	if order.DrainSeconds <= 0 {
+		i.askForce()
+	}
+	return nil
+}
+
+// over reports whether the instance is terminated.
+func (i *instance) over() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return !i.rec.State.Live()
 }
 
 // run carries the instance from wherever its record says it is to its end. When ctx ends first, the instance goes on
 // without us and the next agent takes it from the record.
 func (i *instance) run(ctx context.Context) {
-	if i.rec.State == instances.Terminated {
-		close(i.done)
-		i.linger(ctx)
-		return
+	defer i.askStop()
+	defer i.askForce()
+	if !i.over() {
+		reason := i.rec.End
+		if reason == nil {
+			reason = i.live(ctx)
+		}
+		if ctx.Err() != nil || !i.finish(ctx, reason) {
+			return
+		}
 	}
-	reason := i.live(ctx)
-	if ctx.Err() != nil && reason == nil {
-		return
-	}
-	i.finish(context.WithoutCancel(ctx), reason)
 	close(i.done)
 	i.linger(ctx)
 }
 
-// live returns why the instance must end, or nil when the agent itself stops.
+// live returns why the instance must end. What it returns when ctx ends means nothing.
 func (i *instance) live(ctx context.Context) *end {
-	if i.stopping() && i.rec.Handle == nil {
-		return i.stopped()
+	if i.stop.Err() != nil {
+		return i.stopped() // what it did for clients was lost with the agent that took the order
 	}
-	startCtx, cancel := i.untilStop(ctx)
+	whileWanted, cancel := i.untilStop(ctx)
 	defer cancel()
-	attached := i.rec.Handle != nil
-	if !attached {
-		if err := i.start(startCtx); err != nil {
-			return i.reasonOf(ctx, err)
-		}
-	} else if i.rec.Function == nil {
-		// The agent died between the start and the record; everything else about the function is asked for again.
-		if _, err := i.fetch(startCtx); err != nil {
-			return i.reasonOf(ctx, err)
+	if i.rec.Handle == nil {
+		if err := i.start(whileWanted); err != nil {
+			return i.startFailed(err)
 		}
 	}
 	d := i.agent.driver(i.rec.Handle.Driver)
+	if st, err := d.Status(ctx, *i.rec.Handle); err == nil && !st.Running || drivers.IsNotFound(err) {
+		return ended(st, err)
+	}
 	i.transport = d.Transport(*i.rec.Handle)
 	defer i.transport.CloseIdleConnections()
-	exited := make(chan drivers.Status, 1)
-	waitCtx, stopWaiting := context.WithCancel(ctx)
-	var waiting sync.WaitGroup
-	waiting.Go(func() {
-		if st, err := i.wait(waitCtx, d); err == nil {
-			exited <- st
-		}
-	})
-	defer waiting.Wait()
-	defer stopWaiting()
-	if !i.wasRunning() {
-		if e := i.awaitReady(startCtx, exited); e != nil {
-			return i.orNil(ctx, e)
+	exited := make(chan *end, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watch, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	watching.Go(func() { i.watch(watch, d, exited) })
+	if i.rec.State == instances.Starting {
+		if e := i.awaitReady(whileWanted, exited); e != nil {
+			return e
 		}
 	}
-	return i.orNil(ctx, i.serve(ctx, exited, d))
+	return i.serve(whileWanted, exited)
 }
 
-// wait waits for the end of the process or container; an error of the driver is retried, a missing one is an end.
-func (i *instance) wait(ctx context.Context, d drivers.Driver) (drivers.Status, error) {
+// watch waits for the end of the process or container. It retries while the driver cannot tell.
+func (i *instance) watch(ctx context.Context, d drivers.Driver, exited chan<- *end) {
 	for {
 		st, err := d.Wait(ctx, *i.rec.Handle)
 		switch {
 		case ctx.Err() != nil:
-			return st, ctx.Err()
-		case err == nil:
-			return st, nil
-		case drivers.IsNotFound(err):
-			return drivers.Status{Reason: "the instance disappeared from the node"}, nil
+			return
+		case err == nil || drivers.IsNotFound(err):
+			exited <- ended(st, err)
+			return
 		}
 		i.log.Warn("driver cannot watch the instance, trying again", zap.Error(err))
 		sleep(ctx, time.Second)
 	}
 }
 
-// orNil drops a reason that only says that the agent stops.
-func (i *instance) orNil(ctx context.Context, e *end) *end {
-	if ctx.Err() != nil && !i.stopping() {
-		return nil
-	}
-	return e
-}
-
-// start takes the order to a running process or container.
+// start takes the order to a running process or container. It may be the repetition of one that an earlier agent began.
 func (i *instance) start(ctx context.Context) error {
-	i.report(instances.Starting, instances.Reserved, nil)
-	if !i.rec.Order.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, i.rec.Order.Deadline)
-		defer cancel()
-	}
+	ctx, cancel := context.WithDeadline(ctx, i.rec.Order.Deadline)
+	defer cancel()
 	launchable, err := i.fetch(ctx)
 	if err != nil {
 		return err
@@ -185,15 +187,19 @@ func (i *instance) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	i.mu.Lock()
+	i.rec.Attempted = true
+	i.mu.Unlock()
 	i.report(instances.Starting, instances.Creating, nil)
 	h, err := d.Start(ctx, spec)
 	if err != nil {
 		return err
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.rec.Handle = &h
-	return i.agent.records.save(i.rec)
+	i.mu.Unlock()
+	i.report(instances.Starting, instances.WaitingReady, nil)
+	return nil
 }
 
 // fetch asks the functions service what to run; it waits for the service as long as the order allows.
@@ -201,23 +207,13 @@ func (i *instance) fetch(ctx context.Context) (functions.Launchable, error) {
 	wait := 50 * time.Millisecond
 	for {
 		l, err := bus.Call(ctx, i.agent.conn, functions.Launch, functions.InternalRequest{FunctionID: i.rec.Order.FunctionID, VersionID: i.rec.Order.VersionID})
-		if err == nil {
-			f := &functionFacts{Name: l.Function.Name, Port: l.Function.InferencePort}
-			if f.Port == 0 {
-				f.Port = defaultPort
-			}
-			if l.Function.Health != nil {
-				f.Health = *l.Function.Health
-			}
-			i.mu.Lock()
-			defer i.mu.Unlock()
-			i.rec.Function = f
-			return l, i.agent.records.save(i.rec)
-		}
-		if problem.HasCode(err, problem.NotFound) {
-			return l, &end{cause: instances.ByService, message: "the function version does not exist any more"}
-		}
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+			i.learn(l.Function)
+			return l, nil
+		case problem.HasCode(err, problem.NotFound):
+			return l, &end{Cause: instances.ByService, Message: "the function version does not exist any more"}
+		case ctx.Err() != nil:
 			return l, ctx.Err()
 		}
 		i.log.Warn("function not read, trying again", zap.Error(err))
@@ -226,16 +222,29 @@ func (i *instance) fetch(ctx context.Context) (functions.Launchable, error) {
 	}
 }
 
+// learn keeps what serving and probing needs; the next report makes it durable.
+func (i *instance) learn(fn functions.Function) {
+	f := &functionFacts{Name: fn.Name, Port: fn.InferencePort}
+	if f.Port == 0 {
+		f.Port = defaultPort
+	}
+	if fn.Health != nil {
+		f.Health = *fn.Health
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.rec.Function = f
+}
+
 // spec translates a version into what a driver needs, and writes the secrets where the instance reads them.
 func (i *instance) spec(l functions.Launchable) (drivers.Spec, error) {
 	order, fn := i.rec.Order, l.Function
-	dir := filepath.Join(i.agent.instancesDir(), order.InstanceID)
-	if err := writeFiles(dir, l.Secrets); err != nil {
-		return drivers.Spec{}, &end{cause: instances.CreateError, message: err.Error()}
-	}
-	args, err := shellwords.Parse(fn.ContainerArgs)
+	args, err := splitArgs(fn.ContainerArgs)
 	if err != nil {
-		return drivers.Spec{}, &end{cause: instances.TerminalError, message: "containerArgs cannot be split like a shell does: " + err.Error()}
+		return drivers.Spec{}, &end{Cause: instances.TerminalError, Message: "containerArgs cannot be split into words: " + err.Error()}
+	}
+	if err := writeFiles(i.dir(), l.Secrets); err != nil {
+		return drivers.Spec{}, &end{Cause: instances.CreateError, Message: err.Error()}
 	}
 	var env []string
 	for _, e := range fn.ContainerEnvironment {
@@ -250,170 +259,211 @@ func (i *instance) spec(l functions.Launchable) (drivers.Spec, error) {
 	return drivers.Spec{
 		InstanceID: order.InstanceID, Generation: 1, Image: fn.ContainerImage, Args: args, Env: env,
 		InferencePort: i.rec.Function.Port, HealthPort: health.Port, HealthPath: health.URI,
-		Devices: i.agent.capacity.driverDevices(order.Devices), CPUMilli: order.CPUMilli, MemoryMiB: order.MemoryMiB, Dir: dir,
+		Devices: i.agent.capacity.driverDevices(order.Devices), CPUMilli: order.CPUMilli, MemoryMiB: order.MemoryMiB, Dir: i.dir(),
 		Labels: map[string]string{"sirocco.function": fn.ID, "sirocco.version": fn.VersionID, "sirocco.deployment": order.DeploymentID},
 	}, nil
 }
 
-// writeFiles lays out the directory of an instance. Secrets are readable by the instance's user only through its mount.
-func writeFiles(dir string, secrets []functions.Secret) error {
-	for _, sub := range []string{"secrets", "inf"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return fmt.Errorf("instance directory: %w", err)
-		}
-	}
-	if err := os.Chmod(filepath.Join(dir, "inf"), 0o777); err != nil {
-		return fmt.Errorf("instance directory: %w", err)
-	}
-	values := map[string]json.RawMessage{}
-	for _, s := range secrets {
-		values[s.Name] = s.Value
-	}
-	b, err := json.Marshal(values)
-	if err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	path := filepath.Join(dir, "secrets", "secrets.json")
-	if err := os.WriteFile(path+".tmp", b, 0o444); err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	return nil
-}
-
-// awaitReady probes until the instance is healthy, ends, or its time is over.
-func (i *instance) awaitReady(ctx context.Context, exited <-chan drivers.Status) *end {
-	i.report(instances.Starting, instances.WaitingReady, nil)
-	deadline := i.rec.Order.Deadline
+// awaitReady probes until the instance is healthy, ends, is not wanted any more, or its time is over.
+func (i *instance) awaitReady(ctx context.Context, exited <-chan *end) *end {
+	ctx, cancel := context.WithDeadline(ctx, i.rec.Order.Deadline)
+	defer cancel()
 	wait := probeFirst
-	last := errors.New("no probe was made")
+	last := errors.New("no health check was made")
 	for {
-		if last = i.probe(ctx); last == nil {
+		err := i.probe(ctx)
+		if err == nil {
 			return nil
 		}
-		if !deadline.IsZero() && time.Now().After(deadline) {
-			return &end{cause: instances.NotReady, message: "the health check did not pass in time: " + last.Error()}
+		if ctx.Err() == nil {
+			last = err
 		}
 		t := time.NewTimer(wait)
-		wait = min(2*wait, probeStarting)
+		wait = min(2*wait, i.agent.pace.probeStarting)
 		select {
 		case <-t.C:
-		case st := <-exited:
+		case e := <-exited:
 			t.Stop()
-			return exitReason(st, "the container ended before its health check passed")
-		case <-i.stop:
-			t.Stop()
-			return i.stopped()
+			e.Message = "before the health check passed, " + e.Message
+			return e
 		case <-ctx.Done():
 			t.Stop()
-			return i.stopped()
+			if i.stop.Err() != nil {
+				return i.stopped()
+			}
+			return &end{Cause: instances.NotReady, Message: "the health check did not pass in time: " + last.Error()}
 		}
 	}
 }
 
 // serve puts the instance into service and watches it.
-func (i *instance) serve(ctx context.Context, exited <-chan drivers.Status, d drivers.Driver) *end {
+func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 	m := i.agent.work.join(i)
 	defer i.agent.work.leave(m)
-	i.report(instances.Running, "", nil)
-	i.log.Info("instance is running", zap.String("driver", d.Name()))
-	failed, sickSince := 0, time.Time{}
-	ticker := time.NewTicker(probeRunning)
+	var failed int
+	var sickSince time.Time
+	if i.rec.State == instances.Unhealthy { // under an earlier agent
+		m.pause()
+		failed, sickSince = sickAfter, time.Now()
+	} else {
+		i.report(instances.Running, "", nil)
+	}
+	i.log.Info("instance is running", zap.String("driver", i.rec.Handle.Driver))
+	ticker := time.NewTicker(i.agent.pace.probeRunning)
 	defer ticker.Stop()
 	for {
 		select {
-		case st := <-exited:
-			return exitReason(st, "the container ended")
-		case <-i.stop:
-			i.drain(ctx, m)
-			return i.stopped()
+		case e := <-exited:
+			return e
 		case <-ctx.Done():
-			return nil
+			if i.stop.Err() != nil {
+				i.drain(m, exited)
+			}
+			return i.stopped()
 		case <-ticker.C:
 		}
 		err := i.probe(ctx)
 		switch {
+		case ctx.Err() != nil: // says nothing about the instance
 		case err == nil:
+			failed = 0
 			if !sickSince.IsZero() {
 				sickSince = time.Time{}
 				m.resume()
 				i.report(instances.Running, "", nil)
 			}
-			failed = 0
-		case ctx.Err() != nil:
 		default:
 			failed++
 			if failed == sickAfter {
 				sickSince = time.Now()
 				m.pause()
-				i.report(instances.Unhealthy, "", &end{cause: instances.NotReady, message: err.Error()})
+				i.report(instances.Unhealthy, "", &end{Cause: instances.NotReady, Message: err.Error()})
 			}
-			if !sickSince.IsZero() && time.Since(sickSince) > replaceAfter {
-				return &end{cause: instances.NotReady, message: "the health check has failed for " + replaceAfter.String() + ": " + err.Error()}
+			if !sickSince.IsZero() && time.Since(sickSince) >= i.agent.pace.replaceAfter {
+				e := &end{Cause: instances.NotReady, Message: "the health check has failed for " + i.agent.pace.replaceAfter.String() + ": " + err.Error()}
+				i.report(instances.ShuttingDown, "", e)
+				return e
 			}
 		}
 	}
 }
 
-// drain lets requests in flight finish, as long as the order says.
-func (i *instance) drain(ctx context.Context, m *member) {
-	i.report(instances.ShuttingDown, "", nil)
+// drain lets requests in flight finish, as long as the order says and the instance lives.
+func (i *instance) drain(m *member, exited <-chan *end) {
 	m.pause()
+	i.report(instances.ShuttingDown, "", nil)
 	i.mu.Lock()
 	patience := time.Duration(i.rec.Stop.DrainSeconds) * time.Second
 	i.mu.Unlock()
-	if patience <= 0 {
-		return
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-m.idle():
+	case <-t.C:
+	case e := <-exited:
+		i.log.Info("instance ended while it drained", zap.String("why", e.Message))
+	case <-i.force.Done():
+	case <-i.agent.ctx.Done():
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	m.idle(ctx)
 }
 
-// finish stops and removes whatever is left and reports the end. It does not give up: a leaked instance holds a GPU.
-func (i *instance) finish(ctx context.Context, e *end) {
+// finish stops and removes whatever is left and reports the end; false when the agent ended first. It does not give up:
+// a leaked instance holds a GPU.
+func (i *instance) finish(ctx context.Context, e *end) bool {
+	if i.rec.End == nil {
+		e.hideSecrets(i.dir())
+	}
 	i.mu.Lock()
-	handle := i.rec.Handle
-	forced := i.rec.Stop != nil && i.rec.Stop.DrainSeconds == 0
+	i.rec.End = e
+	forced := i.rec.Stop != nil && i.rec.Stop.DrainSeconds <= 0
+	if i.rec.Stop == nil && i.rec.Attempted { // an order is durable already
+		i.save()
+	}
 	i.mu.Unlock()
-	var logs []string
-	if handle != nil {
-		d := i.agent.driver(handle.Driver)
-		grace := i.agent.cfg.StopGrace
-		if forced {
-			grace = min(grace, 2*time.Second)
-		}
-		for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-			err := d.Stop(ctx, *handle, grace)
-			if err == nil || drivers.IsNotFound(err) {
-				break
-			}
-			i.log.Warn("instance not stopped, trying again", zap.Error(err))
-			sleep(i.agent.ctx, wait)
-			if i.agent.ctx.Err() != nil {
-				return
-			}
-		}
-		if !userEnd(e.cause) {
-			logs = i.lastLogs(ctx, d, *handle)
-		}
-		if err := d.Remove(ctx, *handle); err != nil && !drivers.IsNotFound(err) {
-			i.log.Warn("instance not removed", zap.Error(err))
-		}
-	} else if err := os.RemoveAll(filepath.Join(i.agent.instancesDir(), i.id())); err != nil {
+	grace := i.agent.cfg.StopGrace
+	if forced {
+		grace = min(grace, forcedGrace)
+	}
+	if !i.stopDriver(ctx, grace, e) {
+		return false
+	}
+	if err := os.RemoveAll(i.dir()); err != nil {
 		i.log.Warn("instance directory not removed", zap.Error(err))
 	}
 	i.mu.Lock()
 	i.rec.EndedAt = time.Now()
+	i.note(instances.Terminated, "", e)
+	e.Logs = nil // reported once; they need not be remembered
+	i.save()
 	i.mu.Unlock()
-	i.reportEnd(e, logs)
-	i.agent.capacity.changed()
-	i.log.Info("instance ended", zap.String("cause", string(e.cause)), zap.String("why", e.message))
+	i.agent.release(i)
+	i.agent.reports.notify(i)
+	i.log.Info("instance ended", zap.String("cause", string(e.Cause)), zap.String("why", e.Message))
+	return true
 }
 
-func userEnd(c instances.Cause) bool { return c == instances.ByUser || c == instances.AgentShutdown }
+// stopDriver makes sure that nothing of the instance runs any more, and keeps its last words when it failed.
+func (i *instance) stopDriver(ctx context.Context, grace time.Duration, e *end) bool {
+	for wait := 200 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 10*time.Second) {
+		d, h, err := i.remains(ctx)
+		if err == nil && h == nil {
+			return true
+		}
+		if err == nil {
+			err = d.Stop(ctx, *h, grace)
+		}
+		if drivers.IsNotFound(err) {
+			return true
+		}
+		if err == nil {
+			if !ordered(e.Cause) && e.Logs == nil {
+				last := end{Logs: i.lastLogs(ctx, d, *h)}
+				last.hideSecrets(i.dir())
+				i.mu.Lock()
+				e.Logs = last.Logs
+				i.save()
+				i.mu.Unlock()
+			}
+			// It holds nothing but disk now, which may take its time.
+			if err := d.Remove(ctx, *h); err != nil && !drivers.IsNotFound(err) {
+				i.log.Warn("instance not removed, trying again", zap.Error(err))
+				i.agent.running.Go(func() { i.agent.discard(ctx, *h) })
+			}
+			return true
+		}
+		i.log.Warn("instance not stopped, trying again", zap.Error(err))
+		sleep(ctx, wait)
+	}
+	return false
+}
+
+// remains finds what there is to stop: what was started, or what a start that was cut short may have left.
+func (i *instance) remains(ctx context.Context) (drivers.Driver, *drivers.Handle, error) {
+	if h := i.rec.Handle; h != nil {
+		return i.agent.driver(h.Driver), h, nil
+	}
+	if !i.rec.Attempted {
+		return nil, nil, nil
+	}
+	for _, d := range i.agent.drivers {
+		handles, err := d.List(ctx)
+		if err != nil {
+			if d.Check(ctx) != nil {
+				continue // it could not have started anything either
+			}
+			return nil, nil, fmt.Errorf("driver %s: %w", d.Name(), err)
+		}
+		for _, h := range handles {
+			if h.InstanceID == i.id() {
+				return d, &h, nil
+			}
+		}
+	}
+	return nil, nil, nil
+}
+
+// ordered reports whether somebody wanted the end, so that nobody wonders about it.
+func ordered(c instances.Cause) bool { return c == instances.ByUser || c == instances.AgentShutdown }
 
 func (i *instance) lastLogs(ctx context.Context, d drivers.Driver, h drivers.Handle) []string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -423,82 +473,78 @@ func (i *instance) lastLogs(ctx context.Context, d drivers.Driver, h drivers.Han
 		i.log.Debug("no log lines", zap.Error(err))
 		return nil
 	}
-	size := 0
-	for n := len(lines) - 1; n >= 0; n-- {
-		if size += len(lines[n]) + 1; size > logBytes {
+	return lastBytes(lines, logBytes)
+}
+
+// lastBytes keeps the last lines that fit into size, and the end of a line that alone does not.
+func lastBytes(lines []string, size int) []string {
+	for n, line := range slices.Backward(lines) {
+		left := size - len(line) - 1
+		switch {
+		case left >= 0:
+			size = left
+		case n == len(lines)-1:
+			return []string{strings.ToValidUTF8(line[len(line)-size:], "")}
+		default:
 			return lines[n+1:]
 		}
 	}
 	return lines
 }
 
-// linger keeps the record of an ended instance for a while, against orders that come late.
+// linger keeps the record of an ended instance for a while, and until its last report is out.
 func (i *instance) linger(ctx context.Context) {
-	sleep(ctx, time.Until(i.rec.EndedAt.Add(remembered)))
-	if ctx.Err() == nil {
-		i.agent.forget(i)
+	sleep(ctx, time.Until(i.rec.EndedAt.Add(i.agent.pace.remembered)))
+	for ctx.Err() == nil {
+		if _, unsent := i.next(); !unsent {
+			i.agent.forget(i)
+			return
+		}
+		sleep(ctx, reportRetry)
 	}
-}
-
-func (i *instance) stopping() bool {
-	select {
-	case <-i.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-func (i *instance) wasRunning() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.rec.State == instances.Running
 }
 
 // untilStop is a context that also ends when the instance is asked to stop.
 func (i *instance) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	i.agent.running.Go(func() {
-		select {
-		case <-i.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	return ctx, cancel
+	detach := context.AfterFunc(i.stop, cancel)
+	return ctx, func() { detach(); cancel() }
 }
 
 func (i *instance) stopped() *end {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.rec.Stop != nil {
-		return &end{cause: i.rec.Stop.Cause, message: "stopped on order"}
+		return &end{Cause: i.rec.Stop.Cause, Message: "stopped on order"}
 	}
-	return &end{cause: instances.ByService, message: "the agent stops"}
+	return &end{Cause: instances.ByService, Message: "the agent stops"}
 }
 
-// reasonOf turns an error of the start into an end; nil when the agent itself stops.
-func (i *instance) reasonOf(ctx context.Context, err error) *end {
+// startFailed turns an error of the start into an end.
+func (i *instance) startFailed(err error) *end {
 	var e *end
 	switch {
-	case i.stopping():
+	case i.stop.Err() != nil:
 		return i.stopped()
-	case ctx.Err() != nil:
-		return nil
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, context.DeadlineExceeded):
-		return &end{cause: instances.NotReady, message: "the start took longer than the deployment's time-out allows"}
+		return &end{Cause: instances.NotReady, Message: "the start took longer than the order allows"}
 	}
-	return &end{cause: drivers.CauseOf(err), message: err.Error()}
+	return &end{Cause: drivers.CauseOf(err), Message: err.Error()}
 }
 
-func exitReason(st drivers.Status, what string) *end {
-	e := &end{cause: drivers.CauseOfExit(st), message: what, exit: st.ExitCode}
-	if st.Reason != "" {
-		e.message += ": " + st.Reason
-	} else if st.ExitCode != nil {
-		e.message += " with exit code " + strconv.Itoa(*st.ExitCode)
+// ended says why an instance that no one stopped is over, from what its driver tells.
+func ended(st drivers.Status, err error) *end {
+	if err != nil {
+		return &end{Cause: instances.NotFound, Message: "the container disappeared from the node"}
+	}
+	e := &end{Cause: drivers.CauseOfExit(st), Message: "the container ended", Exit: st.ExitCode}
+	switch {
+	case st.Reason != "":
+		e.Message = "the container " + st.Reason
+	case st.ExitCode != nil:
+		e.Message += " with exit code " + strconv.Itoa(*st.ExitCode)
 	}
 	return e
 }

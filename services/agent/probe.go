@@ -6,23 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// maxProbeTime bounds one health check, whatever the function asks for.
-const maxProbeTime = 30 * time.Second
+// A health check that does not say how long it may take gets defaultProbeTime, and none gets more than maxProbeTime.
+const (
+	defaultProbeTime = 10 * time.Second
+	maxProbeTime     = 5 * time.Minute
+)
 
 // probe makes one health check of the function (functions-deployments §2.4).
 func (i *instance) probe(ctx context.Context) error {
 	h := i.rec.Function.Health
 	timeout := isoDuration(h.Timeout)
-	if timeout <= 0 || timeout > maxProbeTime {
-		timeout = maxProbeTime
+	if timeout <= 0 {
+		timeout = defaultProbeTime
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, min(timeout, maxProbeTime))
 	defer cancel()
 	port := h.Port
 	if port == 0 {
@@ -90,39 +94,38 @@ func probeGRPC(ctx context.Context, rt http.RoundTripper, address string) error 
 	return nil
 }
 
-// isoDuration reads the days, hours, minutes and seconds of an ISO-8601 duration such as PT10S; 0 when it has none.
+// isoDuration reads the weeks, days, hours, minutes and seconds of an ISO-8601 duration such as PT1M30S or P1DT12H; 0 when
+// it is none. Years and months have no fixed length, so they are refused.
 func isoDuration(s string) time.Duration {
-	rest, ok := strings.CutPrefix(strings.ToUpper(s), "P")
-	if !ok {
+	date, clock, timed := strings.Cut(strings.ToUpper(s), "T")
+	date, ok := strings.CutPrefix(date, "P")
+	if !ok || timed && clock == "" {
 		return 0
 	}
-	var total float64
-	number := ""
-	for _, c := range rest {
-		switch {
-		case c >= '0' && c <= '9' || c == '.':
-			number += string(c)
-			continue
-		case c == 'T':
-			continue
-		}
-		n, err := strconv.ParseFloat(number, 64)
-		if err != nil {
-			return 0
-		}
-		number = ""
-		switch c {
-		case 'D':
-			total += n * 24 * 3600
-		case 'H':
-			total += n * 3600
-		case 'M':
-			total += n * 60
-		case 'S':
-			total += n
-		default:
-			return 0
-		}
+	const day = 24 * time.Hour
+	days, ok1 := sumUnits(date, "WD", []time.Duration{7 * day, day})
+	times, ok2 := sumUnits(clock, "HMS", []time.Duration{time.Hour, time.Minute, time.Second})
+	total := days + times
+	if !ok1 || !ok2 || total >= float64(math.MaxInt64) {
+		return 0
 	}
-	return time.Duration(total * float64(time.Second))
+	return time.Duration(total)
+}
+
+// sumUnits adds up numbers that are each followed by a letter of units, in their order, in nanoseconds.
+func sumUnits(s, units string, lengths []time.Duration) (total float64, ok bool) {
+	for s != "" {
+		end := strings.IndexFunc(s, func(c rune) bool { return c != '.' && (c < '0' || c > '9') })
+		if end <= 0 {
+			return 0, false
+		}
+		n, err := strconv.ParseFloat(s[:end], 64)
+		unit := strings.IndexByte(units, s[end])
+		if err != nil || unit < 0 {
+			return 0, false
+		}
+		total += n * float64(lengths[unit])
+		units, lengths, s = units[unit+1:], lengths[unit+1:], s[end+1:]
+	}
+	return total, true
 }

@@ -2,11 +2,15 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
@@ -16,13 +20,19 @@ import (
 // record is what the agent remembers of one instance, in <data>/agent/records/<id>.json. It holds no secret: those are
 // asked for again when a start is repeated.
 type record struct {
-	Order    instances.LaunchOrder     `json:"order"`
-	Handle   *drivers.Handle           `json:"handle,omitempty"`
-	Function *functionFacts            `json:"function,omitempty"`
-	State    instances.State           `json:"state"`
-	Stop     *instances.TerminateOrder `json:"stop,omitempty"`
-	Sequence int64                     `json:"sequence"`
-	// Unsent are reports that the bus has not acknowledged, oldest first.
+	Order    instances.LaunchOrder `json:"order"`
+	Function *functionFacts        `json:"function,omitempty"`
+	State    instances.State       `json:"state"`
+	Phase    instances.Phase       `json:"phase,omitempty"`
+	// Attempted is set before the driver is asked to start: from then on something may exist even without a handle.
+	Attempted bool                      `json:"attempted,omitempty"`
+	Handle    *drivers.Handle           `json:"handle,omitempty"`
+	Stop      *instances.TerminateOrder `json:"stop,omitempty"`
+	// End is set once the instance must end for a reason that is not an order.
+	End      *end  `json:"end,omitempty"`
+	Sequence int64 `json:"sequence"`
+	// Unsent are reports that the bus may not have, oldest first. Until the end of an instance what is sent is not taken
+	// out on the disk at once: a report that is published again is the same event.
 	Unsent  []instances.Report `json:"unsent,omitempty"`
 	EndedAt time.Time          `json:"endedAt,omitzero"`
 }
@@ -34,8 +44,15 @@ type functionFacts struct {
 	Health functions.Health `json:"health"`
 }
 
-// remembered is how long a terminated instance is remembered, so that an order delivered late does not start it again.
-const remembered = time.Hour
+// end says why an instance is over.
+type end struct {
+	Cause   instances.Cause `json:"cause"`
+	Message string          `json:"message"`
+	Exit    *int            `json:"exit,omitempty"`
+	Logs    []string        `json:"logs,omitempty"`
+}
+
+func (e *end) Error() string { return string(e.Cause) + ": " + e.Message }
 
 // maxUnsent bounds the reports kept while the bus is away; the oldest phases go first.
 const maxUnsent = 32
@@ -44,28 +61,43 @@ type records struct{ dir string }
 
 func (r records) path(id string) string { return filepath.Join(r.dir, id+".json") }
 
-func (r records) save(rec *record) error { return writeJSON(r.path(rec.Order.InstanceID), rec) }
+// create writes a record whose order is about to be acknowledged, so it must outlive everything.
+func (r records) create(rec *record) error { return writeJSON(r.path(rec.Order.InstanceID), rec, true) }
+
+// save writes a record again. What a lost machine forgets of it was lost with the instance.
+func (r records) save(rec *record) error { return writeJSON(r.path(rec.Order.InstanceID), rec, false) }
 
 func (r records) remove(id string) error { return os.Remove(r.path(id)) }
 
-// load reads every record; one that does not parse is reported and left alone.
-func (r records) load() ([]*record, error) {
+// load reads every record. One that does not parse is set aside: the agent can do nothing for its instance but stop it
+// as an orphan, and must not refuse all others because of it.
+func (r records) load(log *zap.Logger) ([]*record, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("instance records: %w", err)
 	}
 	var recs []*record
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
+		id, isRecord := strings.CutSuffix(e.Name(), ".json")
+		if !isRecord {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(r.dir, e.Name()))
+		path := r.path(id)
+		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("instance records: %w", err)
 		}
 		var rec record
-		if err := json.Unmarshal(b, &rec); err != nil {
-			return nil, fmt.Errorf("instance record %s: %w", e.Name(), err)
+		err = json.Unmarshal(b, &rec)
+		if err == nil && rec.Order.InstanceID != id {
+			err = errors.New("it is about another instance")
+		}
+		if err != nil {
+			log.Error("record not understood, set aside as .broken", zap.String("file", path), zap.Error(err))
+			if err := os.Rename(path, path+".broken"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("instance records: %w", err)
+			}
+			continue
 		}
 		recs = append(recs, &rec)
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,41 +13,45 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
-// report records a new state or phase and leaves it to the reporter to publish. A state that was reported last is not
-// reported again.
+// report makes a new state or phase durable, together with whatever else changed in the record, and leaves it to the
+// reporter to publish. A state that was reported last is not reported again.
 func (i *instance) report(state instances.State, phase instances.Phase, e *end) {
-	i.write(state, phase, e, nil)
-}
-
-func (i *instance) reportEnd(e *end, logs []string) {
-	i.write(instances.Terminated, "", e, logs)
-}
-
-func (i *instance) write(state instances.State, phase instances.Phase, e *end, logs []string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.rec.State = state
+	if i.rec.State != state || i.rec.Phase != phase {
+		i.note(state, phase, e)
+	}
+	i.save()
+	i.agent.reports.notify(i)
+}
+
+// note adds a report to the record. It is called with the lock.
+func (i *instance) note(state instances.State, phase instances.Phase, e *end) {
+	i.rec.State, i.rec.Phase = state, phase
 	i.rec.Sequence++
 	o := i.rec.Order
 	r := instances.Report{
 		InstanceID: o.InstanceID, Account: o.Account, FunctionID: o.FunctionID, VersionID: o.VersionID, DeploymentID: o.DeploymentID,
 		GPUSpecificationID: o.GPUSpecificationID, Cluster: i.agent.cfg.Cluster, Node: i.agent.cfg.Node,
-		State: state, Phase: phase, Logs: logs, Devices: o.Devices, Sequence: i.rec.Sequence, At: time.Now().UTC(),
+		State: state, Phase: phase, Devices: o.Devices, Sequence: i.rec.Sequence, At: time.Now().UTC(),
 	}
 	if i.rec.Handle != nil {
 		r.Driver = i.rec.Handle.Driver
 	}
 	if e != nil {
-		r.Cause, r.Message, r.ExitCode = e.cause, e.message, e.exit
+		r.Cause, r.Message, r.ExitCode, r.Logs = e.Cause, e.Message, e.Exit, e.Logs
 	}
 	i.rec.Unsent = append(i.rec.Unsent, r)
 	if n := len(i.rec.Unsent); n > maxUnsent {
 		i.rec.Unsent = i.rec.Unsent[n-maxUnsent:]
 	}
+}
+
+// save writes the record; the life of an instance goes on without it. It is called with the lock.
+func (i *instance) save() {
 	if err := i.agent.records.save(i.rec); err != nil {
 		i.log.Error("instance record not written", zap.Error(err))
 	}
-	i.agent.reports.notify()
 }
 
 // next is the oldest report that is not out yet.
@@ -62,11 +67,12 @@ func (i *instance) next() (instances.Report, bool) {
 func (i *instance) sent(r instances.Report) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if len(i.rec.Unsent) > 0 && i.rec.Unsent[0].Sequence == r.Sequence {
-		i.rec.Unsent = i.rec.Unsent[1:]
-		if err := i.agent.records.save(i.rec); err != nil {
-			i.log.Error("instance record not written", zap.Error(err))
-		}
+	if len(i.rec.Unsent) == 0 || i.rec.Unsent[0].Sequence != r.Sequence {
+		return
+	}
+	i.rec.Unsent = i.rec.Unsent[1:]
+	if !i.rec.State.Live() && len(i.rec.Unsent) == 0 {
+		i.save()
 	}
 }
 
@@ -74,33 +80,55 @@ func (i *instance) sent(r instances.Report) {
 type reporter struct {
 	agent *Agent
 	wake  chan struct{}
+
+	mu      sync.Mutex
+	pending []*instance // have unsent reports; an instance may be here twice
 }
 
 func newReporter(a *Agent) *reporter { return &reporter{agent: a, wake: make(chan struct{}, 1)} }
 
-func (p *reporter) notify() {
+func (p *reporter) notify(i *instance) {
+	p.mu.Lock()
+	if n := len(p.pending); n == 0 || p.pending[n-1] != i {
+		p.pending = append(p.pending, i)
+	}
+	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
+func (p *reporter) pop() *instance {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending) == 0 {
+		p.pending = nil
+		return nil
+	}
+	i := p.pending[0]
+	p.pending = p.pending[1:]
+	return i
+}
+
 // reportRetry is the pause after a publish that failed.
 const reportRetry = time.Second
 
 func (p *reporter) run(ctx context.Context) {
-	retry := time.NewTimer(0)
-	defer retry.Stop()
 	for {
+		err := p.drain(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			p.agent.log.Warn("reports not published, trying again", zap.Error(err))
+			sleep(ctx, reportRetry)
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
-		case <-retry.C:
-		}
-		if err := p.drain(ctx); err != nil && ctx.Err() == nil {
-			p.agent.log.Warn("reports not published, trying again", zap.Error(err))
-			retry.Reset(reportRetry)
 		}
 	}
 }
@@ -115,19 +143,10 @@ func (p *reporter) flush(ctx context.Context) {
 }
 
 func (p *reporter) drain(ctx context.Context) error {
-	p.agent.mu.Lock()
-	var all []*instance
-	for _, i := range p.agent.instances {
-		all = append(all, i)
-	}
-	p.agent.mu.Unlock()
-	for _, i := range all {
-		for {
-			r, ok := i.next()
-			if !ok {
-				break
-			}
+	for i := p.pop(); i != nil; i = p.pop() {
+		for r, ok := i.next(); ok; r, ok = i.next() {
 			if err := p.publish(ctx, r); err != nil {
+				p.notify(i)
 				return err
 			}
 			i.sent(r)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,21 +25,22 @@ type workers struct {
 	conn  *bus.Conn
 	relay *relay.Server
 	log   *zap.Logger
+	pace  *pace
 
 	mu       sync.Mutex
 	versions map[string]*pool
-	serving  sync.WaitGroup
+	serving  sync.WaitGroup // slots in use
 	ctx      context.Context
 	cancel   context.CancelFunc
 }
 
-func newWorkers(conn *bus.Conn, server *relay.Server, log *zap.Logger) *workers {
+func newWorkers(a *Agent) *workers {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &workers{conn: conn, relay: server, log: log, versions: map[string]*pool{}, ctx: ctx, cancel: cancel}
+	return &workers{
+		conn: a.conn, relay: a.relay, log: a.log, pace: &a.pace,
+		versions: map[string]*pool{}, ctx: ctx, cancel: cancel,
+	}
 }
-
-// lookEvery is how often a version's queue is looked into without a hint, because hints may be lost.
-const lookEvery = 5 * time.Second
 
 // pool is the instances of one version on this node, with their slots.
 type pool struct {
@@ -46,14 +49,14 @@ type pool struct {
 
 	mu      sync.Mutex
 	members []*member
-	queue   *bus.Queue
 
 	// queued is set while the version's queue may hold work.
 	queued  atomic.Bool
 	hint    chan struct{}
+	queue   *bus.Queue // of watchQueue alone
 	stops   []func()
-	stopped chan struct{}
 	cancel  context.CancelFunc
+	stopped chan struct{}
 }
 
 // member is one instance in service. Its slots are as many requests as it takes at once.
@@ -66,7 +69,7 @@ type member struct {
 	// Guarded by pool.mu.
 	busy   int
 	paused bool
-	empty  chan struct{} // closed when busy falls to 0 while somebody waits in idle
+	empty  chan struct{} // closed when busy falls to 0 while somebody waits for that
 }
 
 // join puts an instance into service.
@@ -91,46 +94,46 @@ func (w *workers) join(i *instance) *member {
 	return m
 }
 
-// leave takes it out again; the last one closes the version's doors on this node.
+// leave takes it out again; the last one closes the version's doors on this node. What the instance still does goes on.
 func (w *workers) leave(m *member) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	p := m.pool
+	w.mu.Lock()
 	p.mu.Lock()
-	for n, other := range p.members {
-		if other == m {
-			p.members = append(p.members[:n], p.members[n+1:]...)
-			break
-		}
-	}
+	p.members = slices.DeleteFunc(p.members, func(other *member) bool { return other == m })
 	last := len(p.members) == 0
 	p.mu.Unlock()
-	if last && w.versions[p.version] == p {
+	if last {
 		delete(w.versions, p.version)
+	}
+	w.mu.Unlock()
+	if last {
 		p.close()
 	}
 }
 
 // quiesce takes no new work and waits for what is in flight, for an agent that stops while its instances go on.
 func (w *workers) quiesce(ctx context.Context) {
+	var all []*member
 	w.mu.Lock()
 	for _, p := range w.versions {
 		p.mu.Lock()
-		for _, m := range p.members {
-			m.paused = true
-		}
+		all = append(all, p.members...)
 		p.mu.Unlock()
 	}
 	w.mu.Unlock()
-	idle := make(chan struct{})
-	go func() { w.serving.Wait(); close(idle) }()
-	select {
-	case <-idle:
-	case <-ctx.Done():
+	for _, m := range all {
+		m.pause()
+	}
+	for _, m := range all {
+		select {
+		case <-m.idle():
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// close cuts what is still in flight.
+// close cuts what is still in flight. Every instance has left by now, so no slot is taken any more.
 func (w *workers) close() {
 	w.cancel()
 	w.serving.Wait()
@@ -138,8 +141,6 @@ func (w *workers) close() {
 
 func (p *pool) open() {
 	w := p.workers
-	ctx, cancel := context.WithCancel(w.ctx)
-	p.cancel = cancel
 	for _, subscribe := range []func() (func(), error){
 		func() (func(), error) { return w.conn.OnDirect(p.version, p.offered) },
 		func() (func(), error) { return w.conn.OnHint(p.version, p.look) },
@@ -151,6 +152,8 @@ func (p *pool) open() {
 		}
 		p.stops = append(p.stops, stop)
 	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	p.cancel = cancel
 	go func() {
 		defer close(p.stopped)
 		p.watchQueue(ctx)
@@ -181,9 +184,7 @@ func (p *pool) offered(offer []byte) {
 		p.refuse(call)
 		return
 	}
-	p.workers.serving.Add(1)
 	go func() {
-		defer p.workers.serving.Done()
 		defer p.release(m)
 		p.serve(m, call)
 	}()
@@ -210,18 +211,26 @@ func (p *pool) acquire() *member {
 	}
 	if best != nil {
 		best.busy++
+		p.workers.serving.Add(1)
 	}
 	return best
 }
 
-func (p *pool) release(m *member) {
+// free gives a slot back that was not used, or not any more.
+func (p *pool) free(m *member) {
+	defer p.workers.serving.Done()
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	m.busy--
 	if m.busy == 0 && m.empty != nil {
 		close(m.empty)
 		m.empty = nil
 	}
-	p.mu.Unlock()
+}
+
+// release gives a slot back to whoever waits for one.
+func (p *pool) release(m *member) {
+	p.free(m)
 	if p.queued.Load() {
 		p.look()
 	}
@@ -238,19 +247,22 @@ func (p *pool) look() {
 
 // watchQueue takes queued work whenever there may be some and a slot is free.
 func (p *pool) watchQueue(ctx context.Context) {
-	ticker := time.NewTicker(lookEvery)
+	ticker := time.NewTicker(p.workers.pace.lookEvery)
 	defer ticker.Stop()
 	for {
+		batch := takeBatch
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.hint:
 		case <-ticker.C:
+			batch = 1 // a look without a reason must not keep direct offers out
 		}
-		if err := p.takeQueued(ctx); err != nil && ctx.Err() == nil {
+		if err := p.takeQueued(ctx, batch); err != nil && ctx.Err() == nil {
 			p.workers.log.Warn("queue not read, trying again", zap.String("version", p.version), zap.Error(err))
 			p.queue = nil
 			sleep(ctx, 200*time.Millisecond)
+			p.look()
 		}
 	}
 }
@@ -260,10 +272,10 @@ const takeBatch = 64
 
 // takeQueued fills free slots from the queue. Slots are reserved before entries are taken, so nothing is taken that
 // cannot start; the flag is cleared before the look, so that a hint during it is not lost.
-func (p *pool) takeQueued(ctx context.Context) error {
+func (p *pool) takeQueued(ctx context.Context, batch int) error {
 	for ctx.Err() == nil {
 		var reserved []*member
-		for len(reserved) < takeBatch {
+		for len(reserved) < batch {
 			m := p.acquire()
 			if m == nil {
 				break
@@ -271,7 +283,8 @@ func (p *pool) takeQueued(ctx context.Context) error {
 			reserved = append(reserved, m)
 		}
 		if len(reserved) == 0 {
-			return nil // the flag stays; a released slot looks again
+			p.queued.Store(true) // the next slot that gets free looks again
+			return nil
 		}
 		p.queued.Store(false)
 		work, err := p.take(ctx, len(reserved))
@@ -279,21 +292,20 @@ func (p *pool) takeQueued(ctx context.Context) error {
 			p.start(reserved[n], entry)
 		}
 		for _, m := range reserved[len(work):] {
-			p.mu.Lock()
-			m.busy--
-			p.mu.Unlock()
+			p.free(m)
 		}
-		if err != nil {
-			p.queued.Store(!errors.Is(err, bus.ErrNoQueue))
-			if errors.Is(err, bus.ErrNoQueue) {
-				return nil
-			}
+		switch {
+		case errors.Is(err, bus.ErrNoQueue):
+			p.queue = nil
+			return nil
+		case err != nil:
+			p.queued.Store(true)
 			return err
-		}
-		if len(work) < len(reserved) {
+		case len(work) < len(reserved):
 			return nil
 		}
 		p.queued.Store(true) // a full batch: there may be more
+		batch = takeBatch
 	}
 	return nil
 }
@@ -312,9 +324,7 @@ func (p *pool) take(ctx context.Context, n int) ([]bus.Work, error) {
 // start carries out one queued entry. Its client must still want it; then the entry is taken off the queue before the
 // container is called, so that it is started once at most (invocation §4.5).
 func (p *pool) start(m *member, entry bus.Work) {
-	p.workers.serving.Add(1)
 	go func() {
-		defer p.workers.serving.Done()
 		defer p.release(m)
 		call, err := p.workers.relay.Receive(entry.Offer)
 		if err == nil {
@@ -347,17 +357,23 @@ func (p *pool) serve(m *member, call *relay.Call) {
 	}
 }
 
-// trusted writes the headers that containers rely on (invocation §5.2), in exactly this spelling.
+// trusted writes the headers that containers rely on (invocation §5.2), in exactly this spelling, and drops what a
+// client may have written under such a name.
 func trusted(r *relay.Request, i *instance) {
 	h := r.Header
 	if h == nil {
 		h = http.Header{}
 		r.Header = h
 	}
-	h[invocation.HeaderRequestID] = []string{r.ID}
+	for name := range h {
+		if len(name) > len(trustedPrefix) && strings.EqualFold(name[:len(trustedPrefix)], trustedPrefix) {
+			delete(h, name)
+		}
+	}
 	for _, a := range r.Attributes {
 		h[a.Name] = []string{a.Value}
 	}
+	h[invocation.HeaderRequestID] = []string{r.ID}
 	if !r.Deadline.IsZero() {
 		left := time.Until(r.Deadline.Add(-invocation.Grace)).Round(time.Second)
 		h[invocation.HeaderPollSeconds] = []string{strconv.Itoa(max(int(left/time.Second), 0))}
@@ -365,6 +381,9 @@ func trusted(r *relay.Request, i *instance) {
 	h[invocation.HeaderInstanceType] = []string{i.rec.Order.InstanceType}
 	h[invocation.HeaderBackend] = []string{i.agent.cfg.Cluster}
 }
+
+// trustedPrefix begins the names of headers that only the platform writes.
+const trustedPrefix = "NVCF-"
 
 // pause takes an instance out of service without dropping what it does.
 func (m *member) pause() {
@@ -381,20 +400,18 @@ func (m *member) resume() {
 	m.pool.look()
 }
 
-// idle waits until nothing is in flight, while ctx lasts.
-func (m *member) idle(ctx context.Context) {
+// idle is closed when nothing is in flight.
+func (m *member) idle() <-chan struct{} {
 	m.pool.mu.Lock()
-	if m.busy == 0 {
-		m.pool.mu.Unlock()
-		return
-	}
-	if m.empty == nil {
-		m.empty = make(chan struct{})
-	}
+	defer m.pool.mu.Unlock()
 	empty := m.empty
-	m.pool.mu.Unlock()
-	select {
-	case <-empty:
-	case <-ctx.Done():
+	if empty == nil {
+		empty = make(chan struct{})
+		if m.busy == 0 {
+			close(empty)
+		} else {
+			m.empty = empty
+		}
 	}
+	return empty
 }

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+)
+
+// writeFiles lays out the directory of an instance. Nobody but the agent's user gets into it from the host; inside a
+// container, where the sub-directories are mounted, any user must read the secrets and write to inf.
+func writeFiles(dir string, secrets []functions.Secret) error {
+	values := map[string]json.RawMessage{}
+	for _, s := range secrets {
+		values[s.Name] = s.Value
+	}
+	b, err := json.Marshal(values)
+	if err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{dir, 0o700}, {filepath.Join(dir, "secrets"), 0o755}, {filepath.Join(dir, "inf"), 0o777}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return fmt.Errorf("instance directory: %w", err)
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // past the umask
+			return fmt.Errorf("instance directory: %w", err)
+		}
+	}
+	if err := replaceFile(secretsPath(dir), b, 0o444, false); err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	return nil
+}
+
+func secretsPath(dir string) string { return filepath.Join(dir, "secrets", "secrets.json") }
+
+// shortestSecret is the shortest value that is looked for; hiding shorter ones would hide half of any text.
+const shortestSecret = 4
+
+// hideSecrets takes the secret values of an instance out of what it wrote, because that becomes part of an event.
+func (e *end) hideSecrets(dir string) {
+	b, err := os.ReadFile(secretsPath(dir))
+	if err != nil {
+		return // it never got any
+	}
+	var secrets any
+	if err := json.Unmarshal(b, &secrets); err != nil {
+		return
+	}
+	var pairs []string
+	var collect func(any)
+	collect = func(v any) {
+		switch v := v.(type) {
+		case string:
+			if len(v) >= shortestSecret {
+				pairs = append(pairs, v, "[secret]")
+			}
+		case []any:
+			for _, x := range v {
+				collect(x)
+			}
+		case map[string]any:
+			for _, x := range v {
+				collect(x)
+			}
+		}
+	}
+	collect(secrets)
+	hide := strings.NewReplacer(pairs...)
+	e.Message = hide.Replace(e.Message)
+	for n := range e.Logs {
+		e.Logs[n] = hide.Replace(e.Logs[n])
+	}
+}

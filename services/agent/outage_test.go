@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
+)
+
+// listening runs a NATS server with a socket, so that it can go away and come back under the same address.
+func listening(t *testing.T, dir string, port int) (*server.Server, func()) {
+	t.Helper()
+	s, err := bus.StartEmbedded(bus.EmbeddedOptions{Dir: dir, Host: "127.0.0.1", Port: port, Log: zap.NewNop()})
+	require.NoError(t, err)
+	stop := sync.OnceFunc(func() { s.Shutdown(); s.WaitForShutdown() })
+	t.Cleanup(stop)
+	return s, stop
+}
+
+func natsPort(s *server.Server) int { return s.Addr().(*net.TCPAddr).Port }
+
+// agentAt starts an agent that reaches NATS by an address.
+func (w *world) agentAt(url string, change func(*Config)) *node {
+	w.t.Helper()
+	cfg := w.config()
+	if change != nil {
+		change(&cfg)
+	}
+	conn, err := bus.Connect(bus.Config{URL: url, Name: "agent", Log: zap.NewNop()})
+	require.NoError(w.t, err)
+	w.t.Cleanup(conn.Close)
+	a, err := New(cfg, conn, zap.NewNop())
+	require.NoError(w.t, err)
+	a.pace = quick
+	n := &node{Agent: a, w: w}
+	w.t.Cleanup(n.clear)
+	require.NoError(w.t, a.Start(w.t.Context()))
+	return n
+}
+
+// listener reads the reports from their beginning.
+type listener struct {
+	mu      sync.Mutex
+	reports map[string][]instances.Report
+}
+
+func newListener(t *testing.T, s *server.Server) *listener {
+	t.Helper()
+	l := &listener{reports: map[string][]instances.Report{}}
+	conn := testkit.Conn(t, s)
+	js, err := jetstream.New(conn.NATS())
+	require.NoError(t, err)
+	reader, err := js.OrderedConsumer(t.Context(), event.StreamOf(event.Instances), jetstream.OrderedConsumerConfig{})
+	require.NoError(t, err)
+	reading, err := reader.Consume(func(m jetstream.Msg) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		var env event.Envelope
+		var r instances.Report
+		if json.Unmarshal(m.Data(), &env) == nil && json.Unmarshal(env.Data, &r) == nil {
+			l.reports[r.InstanceID] = append(l.reports[r.InstanceID], r)
+		}
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { reading.Stop(); <-reading.Closed() })
+	return l
+}
+
+func (l *listener) steps(id string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return steps(l.reports[id])
+}
+
+func (i *instance) last() instances.State {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.State
+}
+
+var plain = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func tryGet(url string) error {
+	resp, err := plain.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+func get(t *testing.T, url string) {
+	t.Helper()
+	require.NoError(t, tryGet(url))
+}
