@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -68,7 +69,7 @@ func TestRefusals(t *testing.T) {
 	narrow, _ := admin.key([]string{"register_function"}, resource{"function", one.function + "/*"})
 	p = narrow.call("POST", "/v2/nvcf/functions", body(functionBody("narrow", "e2e/refusal-one:1"))).refused(403)
 	require.Equal(t, "resource_type_incompatible", p.Code)
-	require.Contains(t, p.RequiredResourceTypes, "account-functions")
+	require.Contains(t, strings.Join(p.RequiredResourceTypes, " "), "account-functions")
 
 	everything, _ := admin.key([]string{"invoke_function"}, resource{"*", "*"})
 	p = everything.run(one, 0).refused(403)

@@ -126,8 +126,8 @@ func TestDeleteActive(t *testing.T) {
 	admin.awaitInstances(v, 2, time.Second)
 	require.Equal(t, 204, admin.call("DELETE", v.path()).status)
 	require.Contains(t, admin.call("GET", v.path()).refused(404).Detail, "Not found")
-	admin.call("GET", v.deploymentPath()).refused(404)
 	admin.call("DELETE", v.path()).refused(404)
+	soon(t, propagation, "the deployment is gone too", func() bool { return admin.call("GET", v.deploymentPath()).status == 404 })
 	admin.awaitInstances(v, 0, 10*time.Second)
 	caller.run(v, 0).refused(404)
 }
