@@ -25,7 +25,8 @@ const queueConsumer = "workers"
 var ErrNoQueue = errors.New("the version has no queue")
 
 // OnDirect takes work of a version straight off core NATS; fn runs on the subscription and must not block. An offer
-// names where its answer goes by itself.
+// names where its answer goes by itself. After stop fn is still called for the offers that NATS gave to this worker
+// already, because nobody else will see them: it must refuse them.
 func (c *Conn) OnDirect(version string, fn func(offer []byte)) (stop func(), err error) {
 	return c.subscribe(subject.Direct(version), workers, func(m *nats.Msg) { fn(m.Data) })
 }
@@ -47,7 +48,7 @@ func (c *Conn) subscribe(subj, group string, fn nats.MsgHandler) (func(), error)
 		return nil, fmt.Errorf("subscribe to %s: %w", subj, err)
 	}
 	return func() {
-		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+		if err := sub.Drain(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
 			c.log.Debug(err.Error())
 		}
 	}, nil

@@ -128,6 +128,9 @@ func (a *Agent) Start(ctx context.Context) error {
 	return nil
 }
 
+// startTry bounds one try of one step of the start.
+const startTry = 30 * time.Second
+
 func (a *Agent) bringUp(ctx context.Context) {
 	steps := []struct {
 		name string
@@ -143,8 +146,9 @@ func (a *Agent) bringUp(ctx context.Context) {
 		{"orders", a.commands.Start},
 	}
 	for _, step := range steps {
+		a.setWaiting(fmt.Errorf("waiting in %s", step.name))
 		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
-			try, cancel := context.WithTimeout(ctx, time.Minute)
+			try, cancel := context.WithTimeout(ctx, startTry)
 			err := step.do(try)
 			cancel()
 			if err == nil {

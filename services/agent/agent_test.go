@@ -85,7 +85,9 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 	n.stop()
 	n = w.agent(sims)
 	n.stop()
-	w.until("two lives", func() bool { return w.capacity[len(w.capacity)-1].State == clusters.NodeGone && w.capacity[len(w.capacity)-1].Epoch > w.capacity[0].Epoch })
+	w.until("two lives", func() bool {
+		return w.capacity[len(w.capacity)-1].State == clusters.NodeGone && w.capacity[len(w.capacity)-1].Epoch > w.capacity[0].Epoch
+	})
 	for k, m := range w.capacity[1:] {
 		was := w.capacity[k]
 		require.True(t, m.Epoch > was.Epoch || m.Epoch == was.Epoch && m.Sequence == was.Sequence+1, "%d:%d after %d:%d", m.Epoch, m.Sequence, was.Epoch, was.Sequence)
@@ -431,38 +433,45 @@ func TestStopInstances(t *testing.T) {
 
 func TestReportsSurviveAnOutage(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s, stop := listening(t, dir, -1)
-	w := newWorldOn(t, s)
-	n := w.agentAt(s.ClientURL(), nil)
-	v := w.version(nil)
-	id := w.launch(v, nil)
-	w.state(id, instances.Running)
-	i := n.instances[id]
-	port := natsPort(s)
-	stop()
-	get(t, "http://"+i.rec.Handle.Ports[8000]+"/sick")
-	require.Eventually(t, func() bool { return i.last() == instances.Unhealthy }, patience, 5*time.Millisecond)
-	get(t, "http://"+i.rec.Handle.Ports[8000]+"/well")
-	require.Eventually(t, func() bool { return i.last() == instances.Running }, patience, 5*time.Millisecond)
-	_ = tryGet("http://" + i.rec.Handle.Ports[8000] + "/exit")
-	require.Eventually(t, i.over, patience, 5*time.Millisecond)
-
-	s, _ = listening(t, dir, port)
-	back := newListener(t, s)
-	require.Eventually(t, func() bool { return len(back.steps(id)) >= 8 }, patience, 20*time.Millisecond)
-	require.Equal(t, []string{
-		"starting/reserved", "starting/pulling-image", "starting/creating", "starting/waiting-ready",
-		"running", "unhealthy", "running", "terminated",
-	}, back.steps(id))
-	n.stop()
+	for _, killed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "agent stays", true: "agent is killed"}[killed], func(t *testing.T) {
+			t.Parallel()
+			s := listening(t)
+			w := newWorldOn(t, s.Server, connect(t, s.ClientURL()))
+			n := w.agentAt(s.ClientURL(), nil)
+			id := w.launch(w.version(nil), nil)
+			w.state(id, instances.Running)
+			i := n.instances[id]
+			url := "http://" + i.rec.Handle.Ports[8000]
+			s.stop()
+			get(t, url+"/sick")
+			require.Eventually(t, func() bool { return i.last() == instances.Unhealthy }, patience, 5*time.Millisecond)
+			get(t, url+"/well")
+			require.Eventually(t, func() bool { return i.last() == instances.Running }, patience, 5*time.Millisecond)
+			_ = tryGet(url + "/exit")
+			require.Eventually(t, i.over, patience, 5*time.Millisecond)
+			if killed {
+				n.crash()
+			}
+			s.start()
+			if killed {
+				w.agentAt(s.ClientURL(), nil)
+			}
+			back := newListener(t, s)
+			require.Eventually(t, func() bool { return len(back.steps(id)) >= 8 }, patience, 20*time.Millisecond)
+			require.Equal(t, []string{
+				"starting/reserved", "starting/pulling-image", "starting/creating", "starting/waiting-ready",
+				"running", "unhealthy", "running", "terminated",
+			}, back.steps(id))
+		})
+	}
 }
 
 func TestAStartWithoutNATSCanBeStopped(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	n := w.agentAt("nats://127.0.0.1:1", nil)
-	require.ErrorContains(t, n.Check(t.Context()), "waiting in streams")
+	require.Eventually(t, func() bool { return strings.Contains(n.Check(t.Context()).Error(), "waiting in streams") }, patience, 5*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	n.over = true

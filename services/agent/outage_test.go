@@ -20,17 +20,43 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
-// listening runs a NATS server with a socket, so that it can go away and come back under the same address.
-func listening(t *testing.T, dir string, port int) (*server.Server, func()) {
-	t.Helper()
-	s, err := bus.StartEmbedded(bus.EmbeddedOptions{Dir: dir, Host: "127.0.0.1", Port: port, Log: zap.NewNop()})
-	require.NoError(t, err)
-	stop := sync.OnceFunc(func() { s.Shutdown(); s.WaitForShutdown() })
-	t.Cleanup(stop)
-	return s, stop
+// socket is a NATS server with a socket, so that it can go away and come back under the same address.
+type socket struct {
+	*server.Server
+	t    *testing.T
+	dir  string
+	port int
 }
 
-func natsPort(s *server.Server) int { return s.Addr().(*net.TCPAddr).Port }
+// listening runs a NATS server. Make it before whoever connects to it, so that it is stopped after them.
+func listening(t *testing.T) *socket {
+	t.Helper()
+	s := &socket{t: t, dir: t.TempDir(), port: -1}
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *socket) start() {
+	s.t.Helper()
+	var err error
+	s.Server, err = bus.StartEmbedded(bus.EmbeddedOptions{Dir: s.dir, Host: "127.0.0.1", Port: s.port, Log: zap.NewNop()})
+	require.NoError(s.t, err)
+	s.port = s.Addr().(*net.TCPAddr).Port
+}
+
+func (s *socket) stop() {
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+func connect(t *testing.T, url string) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(bus.Config{URL: url, Name: t.Name(), Log: zap.NewNop()})
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	return conn
+}
 
 // agentAt starts an agent that reaches NATS by an address.
 func (w *world) agentAt(url string, change func(*Config)) *node {
@@ -39,10 +65,7 @@ func (w *world) agentAt(url string, change func(*Config)) *node {
 	if change != nil {
 		change(&cfg)
 	}
-	conn, err := bus.Connect(bus.Config{URL: url, Name: "agent", Log: zap.NewNop()})
-	require.NoError(w.t, err)
-	w.t.Cleanup(conn.Close)
-	a, err := New(cfg, conn, zap.NewNop())
+	a, err := New(cfg, connect(w.t, url), zap.NewNop())
 	require.NoError(w.t, err)
 	a.pace = quick
 	n := &node{Agent: a, w: w}
@@ -57,10 +80,10 @@ type listener struct {
 	reports map[string][]instances.Report
 }
 
-func newListener(t *testing.T, s *server.Server) *listener {
+func newListener(t *testing.T, s *socket) *listener {
 	t.Helper()
 	l := &listener{reports: map[string][]instances.Report{}}
-	conn := testkit.Conn(t, s)
+	conn := testkit.Conn(t, s.Server)
 	js, err := jetstream.New(conn.NATS())
 	require.NoError(t, err)
 	reader, err := js.OrderedConsumer(t.Context(), event.StreamOf(event.Instances), jetstream.OrderedConsumerConfig{})

@@ -62,12 +62,16 @@ type capacityMessage struct {
 	Heard    time.Time
 }
 
-func newWorld(t *testing.T) *world { return newWorldOn(t, testkit.NATS(t)) }
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s := testkit.NATS(t)
+	return newWorldOn(t, s, testkit.Conn(t, s))
+}
 
-func newWorldOn(t *testing.T, s *server.Server) *world {
+func newWorldOn(t *testing.T, s *server.Server, conn *bus.Conn) *world {
 	t.Helper()
 	w := &world{
-		t: t, nats: s, conn: testkit.Conn(t, s), dir: t.TempDir(), versions: map[string]functions.Launchable{},
+		t: t, nats: s, conn: conn, dir: t.TempDir(), versions: map[string]functions.Launchable{},
 		images: map[string]clusters.Image{}, reports: map[string][]instances.Report{}, news: make(chan struct{}),
 	}
 	ctx := t.Context()

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+)
+
+const canary = "canary-6f1d9c"
+
+func secret(l *functions.Launchable) {
+	l.Secrets = []functions.Secret{
+		{Name: "TOKEN", Value: json.RawMessage(`"` + canary + `"`)},
+		{Name: "LOGIN", Value: json.RawMessage(`{"user":"u","password":"` + canary + `-2"}`)},
+	}
+}
+
+func TestTheContainerSeesItsSecretsArgumentsAndFacts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.agent(nil)
+	v := w.version(func(l *functions.Launchable) {
+		secret(l)
+		l.Function.ContainerArgs = `serve --title "a b" 'c"d' e\ f --filter=x>1;y`
+		knob("MODEL", "llama")(l)
+		knob("NVCF_NCA_ID", "forged")(l)
+	})
+	id := w.launch(v, nil)
+	w.state(id, instances.Running)
+	s := w.self(v)
+	require.Equal(t, []string{"serve", "--title", "a b", `c"d`, "e f", "--filter=x>1;y"}, s.Args)
+	require.JSONEq(t, `{"TOKEN":"`+canary+`","LOGIN":{"user":"u","password":"`+canary+`-2"}}`, s.Secrets)
+	l := w.versions[v].Function
+	for _, want := range []string{
+		"NVCF_FUNCTION_ID=" + l.ID, "NVCF_FUNCTION_VERSION_ID=" + v, "NVCF_FUNCTION_NAME=echo", "NVCF_NCA_ID=acme",
+		"NVCF_REGION=us-west-1", "NVCF_BACKEND=lab", "NVCF_ENV=sirocco", "NVCF_INSTANCETYPE=NCP.GPU.H100_1x",
+		"NVCF_INSTANCETYPE_VALUE=NCP.GPU.H100_1x", "MODEL=llama",
+	} {
+		require.Contains(t, s.Env, want)
+	}
+	require.NotContains(t, strings.Join(s.Env, "\n"), canary)
+
+	dir := filepath.Join(w.dir, "agent", "instances", id)
+	for path, mode := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, "secrets"): 0o755, filepath.Join(dir, "inf"): 0o777, secretsPath(dir): 0o444} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), path)
+	}
+	require.Equal(t, []string{secretsPath(dir)}, holding(t, w.dir, canary))
+	require.NoError(t, writeFiles(dir, nil), "it can be replaced, as by a start that is repeated")
+}
+
+// holding lists the files under dir that hold a text.
+func holding(t *testing.T, dir, text string) (paths []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if strings.Contains(string(b), text) {
+			paths = append(paths, path)
+		}
+		return err
+	}))
+	return paths
+}
+
+func TestSecretsThatAContainerPrintsStayOnTheNode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.agent(nil)
+	id := w.launch(w.version(func(l *functions.Launchable) { secret(l); args("crash")(l) }), nil)
+	last := w.state(id, instances.Terminated)
+	require.Contains(t, strings.Join(last.Logs, "\n"), "[secret]")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, env := range w.events {
+		require.NotContains(t, string(env.Data), canary)
+	}
+	require.NotContains(t, w.logs.String(), canary)
+	require.Empty(t, holding(t, w.dir, canary), "with the instance goes what it knew")
+}
+
+func TestLastBytes(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"b", "c"}, lastBytes([]string{"aaa", "b", "c"}, 4))
+	require.Equal(t, []string{"aaa", "b"}, lastBytes([]string{"aaa", "b"}, 100))
+	require.Equal(t, []string{"3456"}, lastBytes([]string{"a", "123456"}, 4))
+	require.Empty(t, lastBytes(nil, 4))
+}
