@@ -55,6 +55,9 @@ func private(h http.Header) func(string) bool {
 	}
 }
 
+// linger is how long a client may go on sending a request of which the response is complete.
+const linger = 500 * time.Millisecond
+
 // Forward writes a relay response to an HTTP client: each piece as soon as it comes when more is to follow, trailers
 // after the body, hop-by-hop headers left out. After a 101 it connects both sides until one ends. Headers that are set
 // on w already stay, and win over those of the response.
@@ -73,8 +76,9 @@ func Forward(w http.ResponseWriter, resp *Response) error {
 		defer func() {
 			if !ex.complete() {
 				// The response is over before the request. Whoever reads the rest for the upload must stop, or the
-				// HTTP server would wait for it.
-				_ = control.SetReadDeadline(time.Unix(1, 0))
+				// HTTP server would wait for it; but a client whose connection is reset while it still sends would
+				// lose the response.
+				_ = control.SetReadDeadline(time.Now().Add(linger))
 			}
 		}()
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
@@ -23,6 +24,8 @@ const (
 	credentialLife = time.Minute
 	// maxStale is how much longer it is used when the keys service does not answer (keys §5.4).
 	maxStale = 4 * time.Minute
+	// refreshWithin bounds a read of the store while a stale answer is at hand.
+	refreshWithin = 2 * time.Second
 	// maxCredentials bounds the cache; a random one makes room.
 	maxCredentials = 200_000
 	maxBearer      = 8 << 10
@@ -46,6 +49,8 @@ type entry struct {
 	asOf       time.Time
 	invoker    access.Caller
 	refusal    *problem.Problem
+	// refreshing is set while a request reads a newer one; the others go on with this one meanwhile.
+	refreshing atomic.Bool
 }
 
 func newAuthenticator(conn *bus.Conn) *authenticator {
@@ -85,10 +90,14 @@ func (a *authenticator) authenticate(ctx context.Context, h http.Header) (*entry
 	e := a.known[digest]
 	a.mu.RUnlock()
 	now := time.Now()
-	if e != nil && now.Sub(e.asOf) < credentialLife {
-		return e.usable(now)
+	if e != nil {
+		age := now.Sub(e.asOf)
+		if age < credentialLife || age < credentialLife+2*refreshWithin && !e.refreshing.CompareAndSwap(false, true) {
+			return e.usable(now)
+		}
+		defer e.refreshing.Store(false)
 	}
-	fresh, err := a.read(ctx, token, now)
+	fresh, err := a.read(ctx, token, now, e != nil)
 	switch {
 	case err == nil:
 		a.keep(digest, fresh, now)
@@ -119,7 +128,12 @@ func authorizationFailed() *problem.Problem {
 	return problem.New(problem.Forbidden, "Authorization failed")
 }
 
-func (a *authenticator) read(ctx context.Context, token string, now time.Time) (*entry, error) {
+func (a *authenticator) read(ctx context.Context, token string, now time.Time, stale bool) (*entry, error) {
+	if stale {
+		bounded, cancel := context.WithTimeout(ctx, refreshWithin)
+		defer cancel()
+		ctx = bounded
+	}
 	var c access.Credential
 	asOf := now
 	if strings.HasPrefix(token, keys.Prefix) {
@@ -170,13 +184,20 @@ func (a *authenticator) forget(digest [sha256.Size]byte) {
 
 // watch drops a key as soon as an event says that it changed.
 func (a *authenticator) watch(ctx context.Context) (func(), error) {
-	return a.conn.Watch(ctx, event.Keys, func(env event.Envelope) {
+	stop, err := a.conn.Watch(ctx, event.Keys, func(env event.Envelope) {
 		if changed, ok := bus.As[keys.Changed](env, keys.Revoked); ok {
 			a.invalidate(changed.KeyID)
 		} else if changed, ok := bus.As[keys.Changed](env, keys.Updated); ok {
 			a.invalidate(changed.KeyID)
 		}
 	})
+	if err == nil { // what was learned before the watch may have changed unseen
+		a.mu.Lock()
+		clear(a.known)
+		clear(a.byKey)
+		a.mu.Unlock()
+	}
+	return stop, err
 }
 
 func (a *authenticator) invalidate(keyID string) {

@@ -9,8 +9,10 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
@@ -86,6 +88,9 @@ func set(field reflect.Value, values []string) (rule string) {
 		field.SetZero()
 		return ""
 	}
+	if slices.ContainsFunc(values, func(v string) bool { return strings.ContainsRune(v, 0) }) {
+		return noNUL
+	}
 	switch field.Kind() {
 	case reflect.String:
 		field.SetString(values[0])
@@ -159,18 +164,27 @@ func decodeBody(r *http.Request, maxBody int64, into any) error {
 func malformed(err error) error {
 	var typed *json.UnmarshalTypeError
 	if errors.As(err, &typed) {
-		field := typed.Field
-		for _, embedded := range []string{"Spec.", "Issuer."} {
-			field = strings.ReplaceAll(field, embedded, "")
+		var field []string
+		for name := range strings.SplitSeq(typed.Field, ".") {
+			if name != "" && !unicode.IsUpper(rune(name[0])) { // embedded Go structs are no part of the JSON
+				field = append(field, name)
+			}
 		}
-		if field == "" {
-			field = "body"
+		if len(field) == 0 {
+			field = []string{"body"}
 		}
-		check := problem.NewCheck("request")
-		check.Require(false, field, "must be %s, not %s", jsonKind(typed.Type), typed.Value)
-		return check.Err()
+		return violation(strings.Join(field, "."), "must be %s, not %s", jsonKind(typed.Type), typed.Value)
 	}
 	return badBody("is not valid JSON: " + err.Error())
+}
+
+// maxField is how much of the name of a member is repeated in a refusal, in bytes.
+const maxField = 256
+
+func violation(field, rule string, args ...any) error {
+	check := problem.NewCheck("request")
+	check.Require(false, strings.ToValidUTF8(field[:min(len(field), maxField)], ""), rule, args...)
+	return check.Err()
 }
 
 func badBody(rule string) error {
@@ -193,8 +207,10 @@ func jsonKind(t reflect.Type) string {
 		return "an array"
 	case reflect.Map, reflect.Struct:
 		return "an object"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
 	}
-	return "a number"
+	return "a whole number"
 }
 
 // maxDepth bounds the nesting of a body.
@@ -254,10 +270,13 @@ func walk(dec *json.Decoder, path string, depth int) error {
 		case string:
 			if expectKey {
 				key = t
+			}
+			if strings.ContainsRune(t, 0) {
+				return violation(join(path, key), noNUL)
+			}
+			if expectKey {
 				if seen[key] {
-					check := problem.NewCheck("request")
-					check.Require(false, join(path, key), "appears twice in one object")
-					return check.Err()
+					return violation(join(path, key), "appears twice in one object")
 				}
 				seen[key] = true
 				expectKey = false
@@ -277,19 +296,30 @@ func walkArray(dec *json.Decoder, path string, depth int) error {
 		if err != nil {
 			return badBody("is not valid JSON: " + err.Error())
 		}
-		switch tok {
-		case json.Delim(']'):
-			return nil
-		case json.Delim('{'):
-			err = walk(dec, fmt.Sprintf("%s[%d]", path, i), depth+1)
-		case json.Delim('['):
-			err = walkArray(dec, fmt.Sprintf("%s[%d]", path, i), depth+1)
+		element := func() string { return fmt.Sprintf("%s[%d]", path, i) }
+		switch t := tok.(type) {
+		case json.Delim:
+			switch t {
+			case ']':
+				return nil
+			case '{':
+				err = walk(dec, element(), depth+1)
+			case '[':
+				err = walkArray(dec, element(), depth+1)
+			}
+		case string:
+			if strings.ContainsRune(t, 0) {
+				err = violation(element(), noNUL)
+			}
 		}
 		if err != nil {
 			return err
 		}
 	}
 }
+
+// noNUL is a rule because no database column takes the character.
+const noNUL = "must not contain the character U+0000"
 
 func join(path, key string) string {
 	if path == "" {

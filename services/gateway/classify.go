@@ -15,50 +15,52 @@ import (
 type destination struct {
 	functionID string
 	versionID  string
-	// invocationHost is set when the host is in the invocation family, where no management API answers.
+	// invocationHost is set when the host is invocation.<domain>.
 	invocationHost bool
 }
 
 // classify applies the rules of invocation §1.2, in their order: header, then host, then path.
 func classify(r *http.Request) (destination, *problem.Problem) {
-	var d destination
-	host := hostname(r.Host)
-	first, rest, _ := strings.Cut(host, ".")
-	d.invocationHost = first == "invocation"
-	if len(first) == uuidLength && isUUID(first) {
-		second, after, _ := strings.Cut(rest, ".")
-		d.invocationHost = true
-		if len(second) == uuidLength && isUUID(second) {
-			d.versionID, d.functionID, second = strings.ToLower(first), strings.ToLower(second), label(after)
-		} else {
-			d.functionID = strings.ToLower(first)
+	d := byHost(hostname(r.Host))
+	switch header := r.Header.Get(invocation.HeaderFunctionID); {
+	case header == "":
+	case isUUID(header):
+		if header = strings.ToLower(header); d.functionID != "" && d.functionID != header {
+			return d, contradiction(invocation.HeaderFunctionID, d.functionID, header)
 		}
-		if second != "invocation" {
-			return d, problem.New(problem.RouteNotFound, "host %q: Not found; a function answers at <functionId>.invocation.<domain>", r.Host)
-		}
-	}
-	header := r.Header.Get(invocation.HeaderFunctionID)
-	if header == "" {
-		return d, nil
-	}
-	if !isUUID(header) {
-		if d.functionID == "" && !d.invocationHost {
-			return d, nil // §1.2: only a valid UUID makes a direct invocation
-		}
+		d.functionID = header
+	case d.functionID != "" || d.invocationHost:
 		return d, badHeader(invocation.HeaderFunctionID)
 	}
-	header = strings.ToLower(header)
-	if d.functionID != "" && d.functionID != header {
-		return d, problem.New(problem.BadRequest, "the host names function %s and the header %s names %s; send one of them", d.functionID, invocation.HeaderFunctionID, header)
+	version := r.Header.Get(invocation.HeaderFunctionVersionID)
+	if d.functionID == "" || version == "" {
+		return d, nil
 	}
-	d.functionID = header
-	if v := r.Header.Get(invocation.HeaderFunctionVersionID); v != "" {
-		if !isUUID(v) {
-			return d, badHeader(invocation.HeaderFunctionVersionID)
-		}
-		d.versionID = strings.ToLower(v)
+	if !isUUID(version) {
+		return d, badHeader(invocation.HeaderFunctionVersionID)
 	}
+	if version = strings.ToLower(version); d.versionID != "" && d.versionID != version {
+		return d, contradiction(invocation.HeaderFunctionVersionID, d.versionID, version)
+	}
+	d.versionID = version
 	return d, nil
+}
+
+// byHost reads <functionId>.<suffix> and <versionId>.<functionId>.<suffix>; a suffix is needed and may be any.
+func byHost(host string) destination {
+	first, rest, _ := strings.Cut(host, ".")
+	second, suffix, _ := strings.Cut(rest, ".")
+	switch {
+	case !isUUID(first) || rest == "":
+		return destination{invocationHost: first == "invocation"}
+	case isUUID(second) && suffix != "":
+		return destination{functionID: second, versionID: first}
+	}
+	return destination{functionID: first}
+}
+
+func contradiction(header, host, value string) *problem.Problem {
+	return problem.New(problem.BadRequest, "the host names %s and the header %s names %s; send one of them", host, header, value)
 }
 
 const uuidLength = 36
@@ -79,13 +81,8 @@ func hostname(host string) string {
 	return strings.ToLower(host)
 }
 
-func label(host string) string {
-	first, _, _ := strings.Cut(host, ".")
-	return first
-}
-
 // canonicalPath rewrites the organisation-prefixed aliases of functions-deployments §13 to the plain paths; org and
-// team widen nothing. aliased tells that the error body needs the alias's envelope.
+// team widen nothing.
 func canonicalPath(path string) (canonical string, aliased bool) {
 	rest, ok := strings.CutPrefix(path, "/v2/orgs/")
 	if !ok {

@@ -7,6 +7,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// statusClientLeft stands in metrics for a client that was gone before an answer.
+const statusClientLeft = 499
+
 // counters are the metrics that dashboards of the field read (invocation §8.6).
 type counters struct {
 	requests *prometheus.CounterVec
@@ -37,7 +40,10 @@ func (c *counters) accepted(call *call) {
 func (c *counters) finished(call *call, status int, took time.Duration) {
 	c.pending.Dec()
 	c.latency.WithLabelValues(call.function, call.target.VersionID).Observe(took.Seconds())
-	if status == 0 || status >= 400 {
-		c.failures.WithLabelValues(strconv.Itoa(max(status, 499)), call.function).Inc()
+	if status == 0 {
+		status = statusClientLeft
+	}
+	if status >= 400 {
+		c.failures.WithLabelValues(strconv.Itoa(status), call.function).Inc()
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/relay"
@@ -61,12 +62,26 @@ type Gateway struct {
 	waker    *waker
 	counters *counters
 
+	// ctx ends when Stop begins: what would never end by itself listens to it.
+	ctx    context.Context
+	cancel context.CancelFunc
+
 	mu      sync.Mutex
 	waiting error
-	servers []*http.Server
-	stops   []func()
-	cancel  context.CancelFunc
-	done    chan struct{}
+	// serving counts requests, and grows only while stopped is false.
+	serving sync.WaitGroup
+	stopped bool
+
+	// Start and its goroutine fill these before done is closed.
+	doors []door
+	stops []func()
+	done  chan struct{}
+}
+
+// door is one listener with its server.
+type door struct {
+	listener net.Listener
+	server   *http.Server
 }
 
 // New makes a gateway; Start opens its doors.
@@ -88,28 +103,31 @@ func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Reg
 		g.admins = append(g.admins, p)
 	}
 	g.router = newRouter(g)
+	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g, nil
 }
 
 // Start opens both listeners at once, so that /readyz can be asked what is waited for, and becomes ready in the
 // background when the caches follow their events.
 func (g *Gateway) Start(ctx context.Context) error {
-	for _, door := range []struct {
+	for _, d := range []struct {
 		variable, addr string
 		handler        http.Handler
 	}{
 		{"SIROCCO_HTTP_ADDR", g.cfg.HTTPAddr, http.HandlerFunc(g.ServeHTTP)},
 		{"SIROCCO_GRPC_ADDR", g.cfg.GRPCAddr, http.HandlerFunc(g.serveGRPC)},
 	} {
-		if err := g.listen(ctx, door.variable, door.addr, door.handler); err != nil {
+		if err := g.listen(ctx, d.variable, d.addr, d.handler); err != nil {
+			for _, open := range g.doors {
+				_ = open.server.Close()
+			}
 			return err
 		}
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	g.cancel, g.done = cancel, make(chan struct{})
+	g.done = make(chan struct{})
 	go func() {
 		defer close(g.done)
-		g.follow(run)
+		g.follow(g.ctx)
 	}()
 	return nil
 }
@@ -120,13 +138,13 @@ func (g *Gateway) listen(ctx context.Context, variable, addr string, h http.Hand
 		return fmt.Errorf("%s: %w", variable, err)
 	}
 	srv := &http.Server{
-		Handler: h, MaxHeaderBytes: maxHeaderBytes, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		Handler: g.counted(h), MaxHeaderBytes: maxHeaderBytes, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: zap.NewStdLog(g.log.Named("http")), Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 10_000, MaxReceiveBufferPerConnection: 8 << 20, MaxReceiveBufferPerStream: 1 << 20},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	g.servers = append(g.servers, srv)
+	g.doors = append(g.doors, door{l, srv})
 	go func() {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			g.log.Error("listener ended", zap.String("address", addr), zap.Error(err))
@@ -134,6 +152,24 @@ func (g *Gateway) listen(ctx context.Context, variable, addr string, h http.Hand
 	}()
 	g.log.Info("listening", zap.String("setting", variable), zap.Stringer("address", l.Addr()))
 	return nil
+}
+
+// counted lets Stop wait for every request, also for those whose connection the HTTP server gave away.
+func (g *Gateway) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		stopped := g.stopped
+		if !stopped {
+			g.serving.Add(1)
+		}
+		g.mu.Unlock()
+		if stopped {
+			writeProblem(w, r, newRequestID(), problem.New(problem.Unavailable, "the gateway is stopping; try again"))
+			return
+		}
+		defer g.serving.Done()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // follow starts the exchange client and the event watches, as often as it takes.
@@ -175,22 +211,27 @@ func (g *Gateway) watch(ctx context.Context, start func(context.Context) (func()
 // Stop takes no new connection, lets requests in flight finish while ctx lasts, and closes the rest.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.health.Drain()
-	if g.cancel == nil {
+	g.cancel()
+	if g.done == nil {
 		return nil
 	}
+	<-g.done
 	var errs []error
-	for _, srv := range g.servers {
-		if err := srv.Shutdown(ctx); err != nil {
-			errs = append(errs, srv.Close())
+	for _, d := range g.doors {
+		if err := d.server.Shutdown(ctx); err != nil {
+			errs = append(errs, d.server.Close())
 		}
 	}
-	g.cancel()
-	<-g.done
+	g.mu.Lock()
+	g.stopped = true
+	g.mu.Unlock()
+	errs = append(errs, g.relay.Close(ctx)) // ends what is left: exchanges out of time, and upgraded connections
+	g.serving.Wait()
+	g.waker.wait()
 	for _, stop := range g.stops {
 		stop()
 	}
-	g.waker.wait()
-	return errors.Join(append(errs, g.relay.Close(ctx))...)
+	return errors.Join(errs...)
 }
 
 // Check reports what the gateway waits for.

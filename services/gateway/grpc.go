@@ -23,19 +23,23 @@ const (
 	grpcUnauthenticated   = 16
 )
 
+func isGRPC(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}
+
 // servingFrame is a length-prefixed grpc.health.v1.HealthCheckResponse that says SERVING.
 var servingFrame = []byte{0, 0, 0, 0, 2, 8, 1}
 
 // serveGRPC is the gRPC port: every service and method passes to the function that the metadata names; plain HTTP and
 // WebSocket with the same headers do too (invocation §2).
 func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
-	isGRPC := strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	grpc := isGRPC(r)
 	functionID := r.Header.Get(invocation.HeaderFunctionID)
 	switch {
-	case functionID == "" && !isGRPC && r.URL.Path == "/health":
+	case functionID == "" && !grpc && r.URL.Path == "/health":
 		g.serveHealth(w, destination{})
 		return
-	case functionID == "" && isGRPC && r.URL.Path == "/grpc.health.v1.Health/Check":
+	case functionID == "" && grpc && r.URL.Path == "/grpc.health.v1.Health/Check":
 		h := w.Header()
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Trailer", "Grpc-Status")
@@ -43,7 +47,7 @@ func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		h.Set("Grpc-Status", "0")
 		return
 	}
-	if isGRPC {
+	if grpc {
 		w = &grpcWriter{ResponseWriter: w}
 	}
 	c := &call{id: newRequestID()}

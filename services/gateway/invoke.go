@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,8 +33,22 @@ type call struct {
 	detachable bool
 	// compatible calls have container errors rewritten to problem documents (invocation §5.5).
 	compatible bool
-	queued     bus.Entry
-	inQueue    bool
+	// session calls (gRPC) wait for their first byte as long as they like once a worker has them (invocation §2.3).
+	session bool
+	began   time.Time
+	queued  bus.Entry
+	inQueue bool
+}
+
+// linkWindow is how long a session waits for a worker (invocation §2.4).
+const linkWindow = 30 * time.Second
+
+// patience is how long the client is kept waiting: the window, and the grace in which the answer must leave.
+func (c *call) patience() time.Duration {
+	if c.session {
+		return c.window
+	}
+	return c.window + invocation.Grace
 }
 
 // newRequestID is the NVCF-REQID of a call.
@@ -46,13 +61,17 @@ func (g *Gateway) invokeDirect(w http.ResponseWriter, r *http.Request, d destina
 		g.refuseCall(w, r, c, err)
 		return
 	}
-	g.carry(w, r, c, r.Method, r.RequestURI)
+	uri := r.RequestURI
+	if !strings.HasPrefix(uri, "/") {
+		uri = r.URL.RequestURI() // the absolute form, which is for proxies
+	}
+	g.carry(w, r, c, r.Method, uri)
 }
 
 // admit authenticates the caller, chooses the version and reads the window. The call it returns has an id even when
 // it is refused.
 func (g *Gateway) admit(r *http.Request, d destination, direct bool) (*call, error) {
-	c := &call{id: newRequestID(), function: d.functionID, detachable: !direct}
+	c := &call{id: newRequestID(), function: d.functionID, detachable: !direct, session: direct && isGRPC(r), began: time.Now()}
 	e, err := g.auth.authenticate(r.Context(), r.Header)
 	if err != nil {
 		return c, err
@@ -65,20 +84,22 @@ func (g *Gateway) admit(r *http.Request, d destination, direct bool) (*call, err
 	if p != nil {
 		return c, p
 	}
-	c.window = window
+	if c.window = window; c.session {
+		c.window = linkWindow
+	}
 	c.target, err = g.versions.route(r.Context(), c.caller, d.functionID, d.versionID)
 	return c, err
 }
 
 // carry takes the request to an instance and its answer back.
 func (g *Gateway) carry(w http.ResponseWriter, r *http.Request, c *call, method, uri string) {
-	began := time.Now()
 	status := 0
 	g.counters.accepted(c)
-	defer func() { g.counters.finished(c, status, time.Since(began)) }()
+	defer func() { g.counters.finished(c, status, time.Since(c.began)) }()
 	ctx, cancel := context.WithTimeout(r.Context(), invocation.Longest)
 	defer cancel()
-	ex, err := g.relay.Open(g.exchange(r, c, method, uri, began))
+	body := &upload{from: r.Body}
+	ex, err := g.relay.Open(g.exchange(r, c, method, uri, body))
 	if err != nil {
 		status = g.refuseCall(w, r, c, openProblem(err))
 		return
@@ -86,6 +107,7 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request, c *call, method,
 	defer ex.Cancel()
 	resp, err := g.respond(ctx, ex, c)
 	if err != nil {
+		ex.Cancel()
 		if c.inQueue {
 			g.withdraw(c)
 		}
@@ -98,21 +120,51 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request, c *call, method,
 		return
 	}
 	status = resp.Status
+	if r.ProtoMajor == 1 && !body.ended.Load() {
+		// The rest of the request must not be taken for the next one.
+		w.Header().Set("Connection", "close")
+	}
 	g.forward(w, r, c, resp)
 }
 
+// upload is the body of a request. It knows whether it was read to its end, and marks what goes wrong on the client's
+// side.
+type upload struct {
+	from  io.Reader
+	ended atomic.Bool
+}
+
+// Read implements [io.Reader].
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.from.Read(p)
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		u.ended.Store(true)
+	default:
+		err = &uploadError{err}
+	}
+	return n, err
+}
+
+// uploadError says that the client's body could not be read.
+type uploadError struct{ error }
+
+// Unwrap lets errors.Is see what the HTTP server said.
+func (e *uploadError) Unwrap() error { return e.error }
+
 // exchange describes the request for the relay. Headers that containers trust are taken out here; the agent writes the
 // real ones from the attributes.
-func (g *Gateway) exchange(r *http.Request, c *call, method, uri string, began time.Time) *relay.Request {
+func (g *Gateway) exchange(r *http.Request, c *call, method, uri string, body *upload) *relay.Request {
 	h := r.Header
-	upgrade := h.Get("Upgrade") != "" && r.ProtoMajor == 1
+	upgrade := isUpgrade(r)
 	scrub(h)
 	if c.compatible && h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "application/json")
 	}
 	req := &relay.Request{
-		ID: c.id, Method: method, URI: uri, Header: h, Body: r.Body, ContentLength: r.ContentLength, Trailer: r.Trailer,
-		Upgrade: upgrade, Deadline: began.Add(c.window + invocation.Grace),
+		ID: c.id, Method: method, URI: uri, Header: h, Body: body, ContentLength: r.ContentLength, Trailer: r.Trailer,
+		Upgrade: upgrade, Deadline: c.began.Add(c.window + invocation.Grace),
 		Attributes: []relay.Attribute{
 			{Name: invocation.HeaderContainerFunction, Value: c.function},
 			{Name: invocation.HeaderContainerVersion, Value: c.target.VersionID},
@@ -123,10 +175,17 @@ func (g *Gateway) exchange(r *http.Request, c *call, method, uri string, began t
 			{Name: invocation.HeaderPollSeconds, Value: strconv.Itoa(int(c.window / time.Second))},
 		},
 	}
-	if upgrade {
-		req.Body, req.ContentLength = nil, 0
+	if r.ContentLength == 0 {
+		req.Body = nil
+		body.ended.Store(true)
 	}
 	return req
+}
+
+// isUpgrade reports whether the client asks for a raw connection, such as a WebSocket. An offer to speak HTTP/2 is none.
+func isUpgrade(r *http.Request) bool {
+	asked := r.Header.Get("Upgrade")
+	return r.ProtoMajor == 1 && r.ContentLength == 0 && asked != "" && !strings.EqualFold(asked, "h2c")
 }
 
 // scrub removes the credential and every header that only the platform may write.
@@ -145,46 +204,42 @@ var (
 	errWindow = errors.New("no response within the poll window")
 )
 
-// respond offers the exchange, directly first and by the queue when nobody is free, and waits for the response head
-// until the window closes.
+// respond finds a worker for the exchange and waits for the response head while the client's patience lasts.
 func (g *Gateway) respond(ctx context.Context, ex *relay.Exchange, c *call) (*relay.Response, error) {
-	window, cancel := context.WithTimeoutCause(ctx, c.window+invocation.Grace, errWindow)
-	if c.detachable {
-		// The client of a detachable call hears 202 at the end of its window, within the grace.
-		cancel()
-		window, cancel = context.WithTimeoutCause(ctx, c.window, errWindow)
-	}
+	waiting, cancel := context.WithDeadlineCause(ctx, c.began.Add(c.patience()), errWindow)
 	defer cancel()
-	err := ex.Offer(window, subject.Direct(c.target.VersionID))
-	if errors.Is(err, relay.ErrBusy) || errors.Is(err, relay.ErrNoResponders) {
-		if errors.Is(err, relay.ErrNoResponders) {
-			g.waker.wake(c.target.VersionID)
-		}
-		err = g.enqueue(window, ex, c)
-	}
-	if err == nil {
-		err = g.await(window, ex, c)
+	if err := g.place(waiting, ex, c); err != nil {
+		return nil, err
 	}
 	switch {
-	case err == nil:
-		return ex.Response(ctx)
-	case ctx.Err() == nil && errors.Is(err, errWindow):
-		return g.windowClosed(ctx, ex, c)
-	}
-	return nil, err
-}
-
-// await waits for the head until the window closes. A queued exchange first needs a worker, so it keeps asking for one.
-func (g *Gateway) await(window context.Context, ex *relay.Exchange, c *call) error {
-	if c.inQueue {
-		if err := g.awaitWorker(window, ex, c); err != nil {
-			return err
+	case c.session:
+	case c.detachable:
+		// The client hears 202 when its window ends, not after the grace.
+		window, cancel := context.WithDeadlineCause(ctx, c.began.Add(c.window), errWindow)
+		defer cancel()
+		if err := ex.Wait(window); errors.Is(err, errWindow) {
+			return g.detach(ctx, ex, c)
+		}
+	default:
+		if err := ex.Wait(waiting); err != nil {
+			return nil, err
 		}
 	}
-	return ex.Wait(window)
+	return ex.Response(ctx)
 }
 
-func (g *Gateway) awaitWorker(window context.Context, ex *relay.Exchange, c *call) error {
+// place offers the exchange, directly first and by the queue when nobody is free, until a worker has it.
+func (g *Gateway) place(ctx context.Context, ex *relay.Exchange, c *call) error {
+	err := ex.Offer(ctx, subject.Direct(c.target.VersionID))
+	if !errors.Is(err, relay.ErrBusy) && !errors.Is(err, relay.ErrNoResponders) {
+		return err
+	}
+	if errors.Is(err, relay.ErrNoResponders) {
+		g.waker.wake(c.target.VersionID)
+	}
+	if err := g.enqueue(ctx, ex, c); err != nil {
+		return err
+	}
 	again := time.NewTicker(wakeEvery)
 	defer again.Stop()
 	for {
@@ -193,38 +248,54 @@ func (g *Gateway) awaitWorker(window context.Context, ex *relay.Exchange, c *cal
 			return nil
 		case <-again.C:
 			g.waker.wake(c.target.VersionID)
-		case <-window.Done():
-			return context.Cause(window)
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// windowClosed ends the wait: a detachable call that a worker has goes on alone, anything else is over.
-func (g *Gateway) windowClosed(ctx context.Context, ex *relay.Exchange, c *call) (*relay.Response, error) {
-	if !c.detachable {
-		return nil, errWindow
-	}
+// detach lets a call go on without its client, which hears 202. The record is durable before that, and before the
+// worker is told to wait for the next poll.
+func (g *Gateway) detach(ctx context.Context, ex *relay.Exchange, c *call) (*relay.Response, error) {
 	worker := ex.Worker()
 	if worker == "" {
-		return nil, errWindow
+		return ex.Response(ctx) // the answer came complete in one message
 	}
-	// The record is durable before the client is told to come back, and before the worker is told to wait for it.
-	err := g.remember(ctx, c, worker)
-	if err != nil {
+	if err := g.remember(ctx, c, worker); err != nil {
 		return nil, err
 	}
-	err = ex.Detach(ctx, max(2*c.window, minPatience))
-	switch {
-	case err == nil:
+	err := letGo(ctx, ex, c)
+	if err == nil {
 		return nil, errDetached
-	case errors.Is(err, relay.ErrTooLate):
-		resp, err := ex.Response(ctx)
-		if err == nil {
-			g.finish(ctx, c.id, resp.Status)
-		}
-		return resp, err
 	}
-	return nil, err
+	status := http.StatusGatewayTimeout
+	var resp *relay.Response
+	if errors.Is(err, relay.ErrTooLate) {
+		if resp, err = ex.Response(ctx); err == nil {
+			status = resp.Status
+		}
+	}
+	g.finish(ctx, c.id, status)
+	return resp, err
+}
+
+// letGo detaches as soon as the worker has the whole request: a client that still sends it reads no answer yet.
+func letGo(ctx context.Context, ex *relay.Exchange, c *call) error {
+	for {
+		err := ex.Detach(ctx, max(2*c.window, minPatience))
+		if !errors.Is(err, relay.ErrNotReady) {
+			return err
+		}
+		second, cancel := context.WithTimeoutCause(ctx, time.Second, errWindow)
+		err = ex.Wait(second)
+		cancel()
+		if err == nil {
+			return relay.ErrTooLate
+		}
+		if !errors.Is(err, errWindow) {
+			return err
+		}
+	}
 }
 
 // minPatience is how long a worker keeps a response for the next poll at least (invocation §1.10).
@@ -238,18 +309,28 @@ func (g *Gateway) remember(ctx context.Context, c *call, worker string) error {
 	return err
 }
 
+// queuePatience is how long the queue may take to store an offer.
+const queuePatience = 5 * time.Second
+
 // enqueue puts the offer into the version's queue, which is made when it does not exist yet.
 func (g *Gateway) enqueue(ctx context.Context, ex *relay.Exchange, c *call) error {
+	ctx, cancel := context.WithTimeout(ctx, queuePatience)
+	defer cancel()
 	entry, err := g.conn.Enqueue(ctx, c.target.VersionID, c.id, ex.Payload())
 	if errors.Is(err, bus.ErrNoQueue) {
 		if _, err = bus.Call(ctx, g.conn, invocation.EnsureQueue, invocation.QueueRequest{VersionID: c.target.VersionID}); err == nil {
 			entry, err = g.conn.Enqueue(ctx, c.target.VersionID, c.id, ex.Payload())
 		}
 	}
-	if err == nil {
-		c.queued, c.inQueue = entry, true
+	if _, known := problem.From(err); err != nil && !known && !errors.Is(ctx.Err(), context.Canceled) {
+		g.log.Error("request not queued", zap.String("request", c.id), zap.String("version", c.target.VersionID), zap.Error(err))
+		return problem.New(problem.Unavailable, "no instance is free and the request could not be queued; try again")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	c.queued, c.inQueue = entry, true
+	return nil
 }
 
 // withdraw removes what is left of the call in the queue; it runs after the client may have left, so it has its own
@@ -269,8 +350,8 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, c *call, resp 
 		return
 	}
 	stamp(w.Header(), c.id, resp.Status)
-	for _, v := range resp.Header["Access-Control-Expose-Headers"] {
-		w.Header().Add("Access-Control-Expose-Headers", v)
+	for _, k := range []string{"Access-Control-Expose-Headers", "Vary"} {
+		w.Header()[k] = append(w.Header()[k], resp.Header[k]...)
 	}
 	if err := relay.Forward(w, resp); err != nil && r.Context().Err() == nil {
 		g.log.Debug("response broke off", zap.String("request", c.id), zap.Error(err))
@@ -306,7 +387,7 @@ func answerInProgress(w http.ResponseWriter, c *call) {
 func (g *Gateway) refuseCall(w http.ResponseWriter, r *http.Request, c *call, err error) int {
 	p, expected := problem.From(err)
 	if !expected && r.Context().Err() != nil {
-		return 499
+		return statusClientLeft
 	}
 	stamp(w.Header(), c.id, p.Status())
 	g.refuse(w, r, c.id, err)
@@ -314,19 +395,25 @@ func (g *Gateway) refuseCall(w http.ResponseWriter, r *http.Request, c *call, er
 }
 
 func openProblem(err error) error {
-	if errors.Is(err, relay.ErrTooLarge) {
+	var unread *uploadError
+	switch {
+	case errors.Is(err, relay.ErrTooLarge):
 		return problem.New(problem.HeadersTooLarge, "the request head is too large")
-	}
-	if errors.Is(err, relay.ErrClosed) {
+	case errors.Is(err, relay.ErrClosed):
 		return problem.New(problem.Unavailable, "the gateway is stopping; try again")
+	case errors.As(err, &unread), errors.Is(err, io.ErrUnexpectedEOF):
+		return problem.New(problem.BadRequest, "failed to read request body: it is broken or ended early")
 	}
-	return problem.New(problem.BadRequest, "failed to read request body: %v", err)
+	return err
 }
 
 // exchangeProblem says in the client's words why no response came.
 func (g *Gateway) exchangeProblem(ctx context.Context, c *call, err error) error {
 	var failed *relay.Error
+	var unread *uploadError
 	switch {
+	case errors.Is(err, relay.ErrPeerLost), errors.Is(err, relay.ErrClosed):
+		return problem.New(problem.GatewayTimeout, "the instance that had the request was lost; whether it was executed is unknown")
 	case errors.As(err, &failed):
 		if c.detachable {
 			return inferenceConnection(failed)
@@ -339,10 +426,10 @@ func (g *Gateway) exchangeProblem(ctx context.Context, c *call, err error) error
 		return problem.New(problem.GatewayTimeout, "the function did not begin to answer within %s; send a larger %s", c.window, invocation.HeaderPollSeconds)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return problem.New(problem.Timeout, "the request took longer than %s", invocation.Longest)
-	case errors.Is(err, relay.ErrPeerLost), errors.Is(err, relay.ErrClosed):
-		return problem.New(problem.GatewayTimeout, "the instance that had the request was lost; whether it was executed is unknown")
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return problem.New(problem.BadRequest, "failed to read request body: it ended early")
+	case errors.As(err, &unread):
+		return problem.New(problem.BadRequest, "failed to read request body: it is broken or ended early")
+	case errors.Is(err, relay.ErrSuperseded):
+		return problem.New(problem.Conflict, "another request polls for the same answer")
 	}
 	return err
 }

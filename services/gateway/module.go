@@ -6,29 +6,37 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
+	"go.uber.org/zap"
 
 	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/health"
 )
 
-// Module wires the gateway.
-var Module = fx.Module("gateway", fx.Provide(app.Load[Config], fx.Private), fx.Invoke(func(lc fx.Lifecycle, p app.Platform, cfg Config) error {
-	g, err := New(cfg, p.Conn, p.Health, p.Metrics, p.Log)
-	if err != nil {
-		return err
-	}
-	p.Health.Add("gateway", g.Check)
-	p.Health.Add("services", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		var missing []error
-		for _, service := range []string{"keys", "functions", "deployments", "cluster-inventory", "invocation", "ledger", "tasks"} {
-			if !p.Conn.Serves(ctx, service) {
-				missing = append(missing, fmt.Errorf("no %s service answers", service))
-			}
+// Module wires the gateway. It needs the bus and no database.
+var Module = fx.Module("gateway", fx.Provide(app.Load[Config], fx.Private), fx.Invoke(
+	func(lc fx.Lifecycle, cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger) error {
+		g, err := New(cfg, conn, h, metrics, log)
+		if err != nil {
+			return err
 		}
-		return errors.Join(missing...)
-	})
-	lc.Append(fx.Hook{OnStart: g.Start, OnStop: g.Stop})
-	return nil
-}))
+		h.Add("gateway", g.Check)
+		h.Add("services", func(ctx context.Context) error { return missing(ctx, conn) })
+		lc.Append(fx.Hook{OnStart: g.Start, OnStop: g.Stop})
+		return nil
+	}))
+
+// missing names the services that do not answer.
+func missing(ctx context.Context, conn *bus.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var silent []error
+	for _, service := range []string{"keys", "functions", "deployments", "cluster-inventory", "invocation", "ledger", "tasks"} {
+		if !conn.Serves(ctx, service) {
+			silent = append(silent, fmt.Errorf("no %s service answers", service))
+		}
+	}
+	return errors.Join(silent...)
+}

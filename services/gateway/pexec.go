@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,8 +34,7 @@ func (g *Gateway) invokePexec(w http.ResponseWriter, r *http.Request) {
 		g.refuseCall(w, r, c, err)
 		return
 	}
-	c.compatible = r.Header.Get("Accept") != "text/event-stream" &&
-		!strings.EqualFold(r.Header.Get("nvcf-feature-disable-worker-compatibility"), "true")
+	c.compatible = wantsCompatible(r.Header)
 	uri := c.target.InferenceURL
 	if !strings.HasPrefix(uri, "/") {
 		uri = "/" + uri
@@ -43,6 +43,11 @@ func (g *Gateway) invokePexec(w http.ResponseWriter, r *http.Request) {
 		uri += "?" + r.URL.RawQuery
 	}
 	g.carry(w, r, c, http.MethodPost, uri)
+}
+
+// wantsCompatible reports whether container errors are to be rewritten (invocation §1.6).
+func wantsCompatible(h http.Header) bool {
+	return h.Get("Accept") != "text/event-stream" && !strings.EqualFold(h.Get("nvcf-feature-disable-worker-compatibility"), "true")
 }
 
 // pollPexec serves GET /v2/nvcf/pexec/status/{requestId}: it attaches to the worker that has the request, wherever the
@@ -98,8 +103,11 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 	defer ex.Cancel()
 	timed, stop := context.WithTimeoutCause(ctx, window, errWindow)
 	defer stop()
-	if err = ex.Wait(timed); errors.Is(err, errWindow) {
-		if err = ex.Detach(ctx, max(2*window, minPatience)); err == nil {
+	if err = ex.Wait(timed); timed.Err() != nil && err != nil {
+		// The window ended, or the client left: the work goes on for whoever polls next.
+		leaving, left := context.WithTimeout(context.WithoutCancel(ctx), attachPatience)
+		defer left()
+		if err = ex.Detach(leaving, max(2*window, minPatience)); err == nil {
 			answerInProgress(w, c)
 			return nil
 		}
@@ -112,7 +120,7 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 		return g.exchangeProblem(ctx, c, err)
 	}
 	g.finish(ctx, c.id, resp.Status)
-	c.compatible = true
+	c.compatible = wantsCompatible(r.Header)
 	g.forward(w, r, c, resp)
 	return nil
 }
@@ -136,6 +144,9 @@ const containerDetail = 64 << 10
 func writeContainerProblem(w http.ResponseWriter, r *http.Request, c *call, resp *relay.Response) {
 	defer resp.Body.Close()
 	title := http.StatusText(resp.Status)
+	if title == "" {
+		title = "Status " + strconv.Itoa(resp.Status)
+	}
 	doc := struct {
 		Type      string `json:"type"`
 		Title     string `json:"title"`

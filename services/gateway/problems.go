@@ -3,8 +3,10 @@ package gateway
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -24,9 +26,24 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, requestID strin
 	writeProblem(w, r, requestID, p)
 }
 
+// linger is how long a client that was refused may go on sending its body before the connection closes.
+const linger = 500 * time.Millisecond
+
+// askedPath is the path as the client wrote it; that of r.URL may be the canonical one of an alias.
+func askedPath(r *http.Request) string {
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		return u.Path
+	}
+	return r.URL.Path
+}
+
 func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *problem.Problem) {
-	doc := p.Document(r.URL.Path, requestID)
-	if strings.HasPrefix(r.URL.Path, "/v2/orgs/") {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// The HTTP server reads on to the end of a body that is not wanted, so that the connection can be used again.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger))
+	}
+	doc := p.Document(askedPath(r), requestID)
+	if strings.HasPrefix(doc.Instance, "/v2/orgs/") {
 		doc.RequestStatus = &problem.RequestStatus{StatusCode: strings.ToUpper(string(p.Code)), StatusDescription: p.Detail, RequestID: requestID}
 	}
 	h := w.Header()

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"path"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/invocation"
@@ -20,6 +22,13 @@ import (
 const (
 	maxManagementBody = 6 << 20
 	maxKeysBody       = 4 << 10
+)
+
+// bodyPatience is how long a management request may take to arrive, longestAnswer how long its answer may take to be
+// made and to leave.
+const (
+	bodyPatience  = 30 * time.Second
+	longestAnswer = 2 * time.Minute
 )
 
 // route is one line of the table in routes.go.
@@ -51,11 +60,16 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 		if p := pathUUIDs(r); p != nil {
 			return p
 		}
+		// Read and write deadlines are for a client that stops in the middle; the HTTP server resets them afterwards.
+		deadline := http.NewResponseController(w)
+		_ = deadline.SetWriteDeadline(time.Now().Add(bodyPatience + longestAnswer))
 		caller.RequestID, caller.Address = requestID, remoteHost(r)
 		var req Req
+		_ = deadline.SetReadDeadline(time.Now().Add(bodyPatience))
 		if err := bind.fill(r, rt.maxBody, &req); err != nil {
 			return err
 		}
+		_ = deadline.SetReadDeadline(time.Time{})
 		ctx := access.WithCaller(r.Context(), caller)
 		if tp := r.Header.Get("Traceparent"); tp != "" {
 			ctx = bus.WithTraceParent(ctx, tp)
@@ -156,8 +170,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers unknown paths and methods with problems instead of the mux's own texts.
 func (rt *router) serve(w http.ResponseWriter, r *http.Request) {
-	if strings.Contains(r.URL.Path, "//") {
-		writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "%s: Not found", r.URL.Path))
+	if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect, which no client of these APIs expects
+		writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, askedPath(r)))
 		return
 	}
 	handler, pattern := rt.mux.Handler(r)
@@ -172,7 +186,7 @@ func (rt *router) serve(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, newRequestID(), problem.New(problem.MethodNotAllowed, "%s is not allowed here; use %s", r.Method, probe.header.Get("Allow")))
 		return
 	}
-	writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, r.URL.Path))
+	writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, askedPath(r)))
 }
 
 // discard learns what the mux would answer.
@@ -204,10 +218,15 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, d destination) {
 	_, _ = w.Write([]byte(`{"status":"` + word + `"}`))
 }
 
-// pathUUIDs refuses a path parameter that must be a UUID and is not; names ending in Id are.
+// pathUUIDs refuses a path parameter that must be a UUID and is not, and writes the others in lower case.
 func pathUUIDs(r *http.Request) *problem.Problem {
 	for _, name := range []string{"functionId", "versionId", "deploymentId", "gpuSpecificationId", "requestId"} {
-		if v := r.PathValue(name); v != "" && !isUUID(v) {
+		v := r.PathValue(name)
+		switch {
+		case v == "":
+		case isUUID(v):
+			r.SetPathValue(name, strings.ToLower(v))
+		default:
 			return &problem.Problem{
 				Code: problem.BadRequest, Detail: "Validation failed: path parameter " + name + " must be a UUID",
 				Violations: []problem.Violation{{Field: name, Rule: "must be a UUID"}},

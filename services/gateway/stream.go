@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/audit"
@@ -15,6 +17,9 @@ import (
 // streamWait is how long one question to the ledger stays open, in seconds; between two the client gets a comment, so
 // that a broken connection is noticed.
 const streamWait = 15
+
+// streamRetry is the pause after a question that was not answered.
+const streamRetry = time.Second
 
 // streamEvents serves GET /v1/audit/stream: the audit record as server-sent events, from ?since, ?after or
 // Last-Event-ID on, without end. The id of each event is its sequence in the ledger.
@@ -36,7 +41,9 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	ctx := access.WithCaller(r.Context(), caller)
+	ctx, cancel := context.WithCancel(access.WithCaller(r.Context(), caller))
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)() // a stream has no end of its own for Stop to wait for
 	started := false
 	for ctx.Err() == nil {
 		page, err := bus.Call(ctx, g.conn, audit.Events, q)
@@ -45,7 +52,12 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 				g.refuse(w, r, id, err)
 				return
 			}
-			page.Next = q.After // the ledger restarts; the client's place is kept
+			// The ledger restarts; the client's place is kept.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(streamRetry):
+			}
 		}
 		if !started {
 			h := w.Header()
@@ -53,6 +65,9 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 			h.Set("Cache-Control", "no-store")
 			w.WriteHeader(http.StatusOK)
 			started = true
+			if r.Method == http.MethodHead {
+				return
+			}
 		}
 		for _, rec := range page.Events {
 			b, err := json.Marshal(rec)

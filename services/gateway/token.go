@@ -30,6 +30,9 @@ type tokenVerifier struct {
 	mu     sync.Mutex
 	public map[string]*ecdsa.PublicKey
 	readAt time.Time
+	// triedAt and failure are of the last question, answered or not.
+	triedAt time.Time
+	failure error
 }
 
 // refetchEvery bounds how often an unknown key id makes us ask for the key set again, and jwksLife how long a known
@@ -92,23 +95,33 @@ func reason(err error) string {
 
 var errUnknownKey = errors.New("unknown key id")
 
+// key finds a signing key. Whoever has to ask makes the others wait, so the question is short, and a failed one counts
+// for all of them.
 func (v *tokenVerifier) key(ctx context.Context, kid string, now time.Time) (*ecdsa.PublicKey, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	known, ok := v.public[kid]
-	age := now.Sub(v.readAt)
-	if ok && age < jwksLife {
+	if known, ok := v.public[kid]; ok && now.Sub(v.readAt) < jwksLife {
 		return known, nil
 	}
-	if age < refetchEvery {
-		return nil, errUnknownKey
+	if now.Sub(v.triedAt) >= refetchEvery {
+		v.triedAt, v.failure = now, v.fetch(ctx, now)
 	}
+	if known, ok := v.public[kid]; ok && now.Sub(v.readAt) < jwksLife+maxStale {
+		return known, nil
+	}
+	if v.failure != nil {
+		return nil, v.failure
+	}
+	return nil, errUnknownKey
+}
+
+// fetch reads the key set; the client that asked first may leave, the others still want it.
+func (v *tokenVerifier) fetch(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshWithin)
+	defer cancel()
 	set, err := bus.Call(ctx, v.conn, keys.PublicKeys, rpc.None{})
 	if err != nil {
-		if ok && age < jwksLife+maxStale {
-			return known, nil
-		}
-		return nil, err
+		return err
 	}
 	v.public, v.readAt = map[string]*ecdsa.PublicKey{}, now
 	for _, k := range set.Keys {
@@ -116,10 +129,7 @@ func (v *tokenVerifier) key(ctx context.Context, kid string, now time.Time) (*ec
 			v.public[k.ID] = pub
 		}
 	}
-	if known, ok = v.public[kid]; !ok {
-		return nil, errUnknownKey
-	}
-	return known, nil
+	return nil
 }
 
 func publicKey(k keys.JWK) (*ecdsa.PublicKey, error) {

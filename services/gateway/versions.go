@@ -113,7 +113,13 @@ func (v *versions) resolve(ctx context.Context, account, functionID string) (fun
 
 // watch forgets a function on any event about it.
 func (v *versions) watch(ctx context.Context) (func(), error) {
-	return v.conn.Watch(ctx, event.Functions, func(env event.Envelope) { v.forget(env.FunctionID) })
+	stop, err := v.conn.Watch(ctx, event.Functions, func(env event.Envelope) { v.forget(env.FunctionID) })
+	if err == nil { // what was learned before the watch may have changed unseen
+		v.mu.Lock()
+		clear(v.known)
+		v.mu.Unlock()
+	}
+	return stop, err
 }
 
 func (v *versions) forget(functionID string) {

@@ -2,8 +2,13 @@
 package main
 
 import (
+	"go.uber.org/fx"
+
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/services/gateway"
 )
 
-func main() { app.Run("gateway", gateway.Module) }
+// The gateway has no database, so it stands on the core and a bus connection only.
+func main() {
+	fx.New(app.Node("gateway"), gateway.Module).Run()
+}
