@@ -30,7 +30,7 @@ func BenchmarkEcho(b *testing.B) {
 	b.Cleanup(echo.Close)
 	target, err := url.Parse(echo.URL)
 	require.NoError(b, err)
-	rt := NewTransport()
+	rt := containers()
 	b.Cleanup(rt.CloseIdleConnections)
 
 	standard := http.DefaultTransport.(*http.Transport).Clone()

@@ -92,6 +92,16 @@ func (c *Client) register(ex *Exchange) error {
 	return nil
 }
 
+// supersede ends an exchange of this client whose place another one takes. The worker learns of it from that one.
+func (c *Client) supersede(id string) {
+	c.mu.Lock()
+	ex := c.exchanges[id]
+	c.mu.Unlock()
+	if ex != nil {
+		ex.abort(ErrSuperseded, false)
+	}
+}
+
 func (c *Client) forget(ex *Exchange) {
 	c.mu.Lock()
 	if c.exchanges[ex.id] == ex {

@@ -263,6 +263,7 @@ func (c *Client) Attach(ctx context.Context, worker, id string) (*Exchange, erro
 	ex := c.exchange(id)
 	ex.worker, ex.attached = worker+"."+id, true
 	ex.in.allowed = window
+	c.supersede(id)
 	if err := c.register(ex); err != nil {
 		return nil, err
 	}

@@ -392,7 +392,11 @@ func TestAttachSupersedes(t *testing.T) {
 	require.NoError(t, err)
 	_, err = ex.Response(background(t))
 	require.ErrorIs(t, err, ErrSuperseded)
-	taken.Cancel()
+	again, err := other.Attach(background(t), ex.Worker(), ex.id)
+	require.NoError(t, err, "the same client may come twice, as when its first connection broke unnoticed")
+	_, err = taken.Response(background(t))
+	require.ErrorIs(t, err, ErrSuperseded)
+	again.Cancel()
 	require.ErrorIs(t, <-ended, ErrCanceled)
 }
 

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -221,7 +222,7 @@ func outgoing(ctx context.Context, target string, r *Request) *http.Request {
 		u = &url.URL{Scheme: "http", Host: target, Path: plain, RawPath: path, RawQuery: query, ForceQuery: found}
 	}
 	out := &http.Request{
-		Method: r.Method, URL: u, RequestURI: r.URI, Host: target, Header: h,
+		Method: r.Method, URL: u, Host: target, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		ContentLength: r.ContentLength, Trailer: r.Trailer,
 	}
@@ -233,7 +234,8 @@ func outgoing(ctx context.Context, target string, r *Request) *http.Request {
 	switch body := r.Body.(type) {
 	case *bytesBody:
 		if len(body.rest) > 0 {
-			out.Body = &inlineRequest{*body}
+			// A body that net/http knows to be in memory goes out in one write with the head.
+			out.Body = io.NopCloser(bytes.NewReader(body.rest))
 		}
 	case nil:
 	default:

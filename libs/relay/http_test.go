@@ -48,7 +48,7 @@ func gateway(c *Client) http.Handler {
 // chain is a client-facing HTTP server whose every call goes through the relay to the container at target.
 func chain(t *testing.T, target string) *httptest.Server {
 	t.Helper()
-	rt := NewTransport()
+	rt := containers()
 	t.Cleanup(rt.CloseIdleConnections)
 	c, _, _ := pair(t, func(ctx context.Context, w *Writer, r *Request) error {
 		return Proxy(ctx, rt, target, w, r)
@@ -101,7 +101,7 @@ func TestBytesOnTheWire(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	rt := NewTransport()
+	rt := containers()
 	t.Cleanup(rt.CloseIdleConnections)
 	target := l.Addr().String()
 	c, _, _ := pair(t, func(ctx context.Context, w *Writer, r *Request) error {
@@ -359,4 +359,9 @@ func TestWebSocketUpgrade(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "BYE\n", string(rest))
 	}
+}
+
+// containers calls HTTP servers as an agent does.
+func containers() *http.Transport {
+	return &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1024}
 }
