@@ -168,7 +168,7 @@ func connect(w http.ResponseWriter, resp *Response) error {
 	return err
 }
 
-// Proxy is the body of a [Handler] that calls an HTTP server at host:port, best over a [Transport]. The path and query, the header keys and the
+// Proxy is the body of a [Handler] that calls an HTTP server at host:port. The path and query, the header keys and the
 // method go out byte for byte; only hop-by-hop headers are left out. When ctx ends, the connection closes at once.
 func Proxy(ctx context.Context, rt http.RoundTripper, target string, w *Writer, r *Request) error {
 	out := outgoing(ctx, target, r)
