@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
 // handlersPerService bounds the requests that one replica of a service works on at once; more wait in NATS, whose
@@ -169,7 +169,7 @@ func (s *Server) refuse(e endpoint, r micro.Request, err error) {
 	if !expected {
 		if errors.Is(err, context.DeadlineExceeded) {
 			p = problem.New(problem.GatewayTimeout, "the %s service did not finish in time", s.name)
-		} else if strings.Contains(err.Error(), "failed to connect to") || errors.Is(err, context.Canceled) {
+		} else if store.IsAway(err) || errors.Is(err, context.Canceled) {
 			p = problem.New(problem.Unavailable, "the %s service waits for its database; try again", s.name)
 		}
 		s.log.Error("request failed", zap.String("subject", e.subject), zap.Error(err))

@@ -17,7 +17,6 @@ import (
 	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/golang-migrate/migrate/v4/source"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -78,7 +77,7 @@ func migrateSchema(ctx context.Context, pool *pgxpool.Pool, schema string, migra
 		switch {
 		case err == nil:
 			return nil
-		case !unreachable(err):
+		case !IsAway(err):
 			return fmt.Errorf("store: migrate %s: %w", schema, err)
 		}
 		if pause(ctx, backoff(attempt, 50*time.Millisecond, 2*time.Second)) != nil {
@@ -249,15 +248,4 @@ func migrationError(err error) error {
 		return fmt.Errorf("line %d: %w", pointer.Line, pointer.OrigErr)
 	}
 	return pointer.OrigErr
-}
-
-// unreachable tells whether trying again later may help: no connection, or a server that starts, stops or is full. A refused
-// login is not among them, it needs a person.
-func unreachable(err error) bool {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(pg.Code, "08") ||
-			hasCode(err, codeTooManyConnections, codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow)
-	}
-	var connect *pgconn.ConnectError
-	return errors.As(err, &connect) || pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }

@@ -14,13 +14,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -114,3 +117,15 @@ func table(schema, name string) string { return pgx.Identifier{schema, name}.San
 
 // IsNotFound tells whether err says that a query which had to return a row returned none.
 func IsNotFound(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
+
+// IsAway tells whether err says that the database cannot be reached, so that trying again later may help: no connection, one
+// that broke, or a server that starts, stops or is full. A refused login is not among them, it needs a person.
+func IsAway(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(pg.Code, "08") ||
+			hasCode(err, codeTooManyConnections, codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow)
+	}
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) || pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
