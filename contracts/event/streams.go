@@ -38,14 +38,14 @@ const (
 
 // Streams is every stream but the per-version invocation queues.
 var Streams = []Stream{
-	domain(Keys, "keys", "keys, tokens, owners and access changes", 400*day, gib),
-	domain(Functions, "functions", "functions, versions and what belongs to them", 400*day, gib),
-	domain(Deployments, "deployments", "deployments, scale decisions, placements", 400*day, gib),
-	domain(Clusters, "cluster-inventory", "clusters and their state", 400*day, gib),
-	domain(Nodes, "agent", "capacity snapshots and deltas of GPU nodes", 7*day, gib),
-	domain(Instances, "agent", "states of function instances, as the node saw them", 90*day, gib),
-	domain(Invocations, "invocation", "detached requests", 7*day, gib),
-	domain(Tasks, "tasks", "tasks, their progress and results", 400*day, gib),
+	domain(Keys, "keys", "keys, tokens, owners and access changes", 400*day),
+	domain(Functions, "functions", "functions, versions and what belongs to them", 400*day),
+	domain(Deployments, "deployments", "deployments, scale decisions, placements", 400*day),
+	domain(Clusters, "cluster-inventory", "clusters and their state", 400*day),
+	domain(Nodes, "agent", "capacity snapshots and deltas of GPU nodes", 7*day),
+	domain(Instances, "agent", "states of function instances, as the node saw them", 90*day),
+	domain(Invocations, "invocation", "detached requests", 7*day),
+	domain(Tasks, "tasks", "tasks, their progress and results", 400*day),
 	{
 		Name: "CMD", Owner: "deployments", Description: "orders to GPU nodes, each executed once",
 		Subjects: []string{subject.AllCommands()}, WorkQueue: true, MaxAge: 4 * day, MaxBytes: gib, Duplicates: day,
@@ -59,10 +59,10 @@ var Streams = []Stream{
 // StreamOf names the stream of a domain.
 func StreamOf(domain string) string { return "EVT_" + domain }
 
-func domain(name, owner, description string, age time.Duration, bytes int64) Stream {
+func domain(name, owner, description string, age time.Duration) Stream {
 	return Stream{
 		Name: StreamOf(name), Owner: owner, Description: description, Subjects: []string{subject.EventsOf(name)},
-		MaxAge: age, MaxBytes: bytes, Duplicates: day,
+		MaxAge: age, MaxBytes: gib, Duplicates: day,
 	}
 }
 

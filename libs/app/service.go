@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,8 +132,8 @@ func (s *Service) Stop(ctx context.Context) error {
 	s.wait(errors.New("stopping"))
 	s.cancel()
 	<-s.done
-	for i := len(s.started) - 1; i >= 0; i-- {
-		s.started[i](ctx)
+	for _, undo := range slices.Backward(s.started) {
+		undo(ctx)
 	}
 	s.working.Wait()
 	return nil

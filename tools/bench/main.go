@@ -90,7 +90,7 @@ func run(bin string, rounds int, each time.Duration, form string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // PostgreSQL, which does not run as root, passes through
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
@@ -180,7 +180,7 @@ func oneProcess(ctx context.Context, bin, dir string) (way, func(), error) {
 
 func separate(ctx context.Context, bin, dir string) (way, func(), error) {
 	log := zap.NewNop()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // as above
 		return way{}, nil, err
 	}
 	natsPort, err := stack.FreePort()
@@ -260,7 +260,10 @@ func deploy(ctx context.Context, s *stack.Stack, bin string) error {
 		if len(list) == 1 && list[0].Status == "ERROR" {
 			return errors.New("the benchmark's function failed to start")
 		}
-		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
 	return ctx.Err()
 }

@@ -95,7 +95,7 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // PostgreSQL and instances of other users pass through
 		return fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
 	unlock, err := lockDir(dir)
@@ -126,7 +126,7 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 			log.Error("private PostgreSQL not stopped", zap.Error(err))
 		}
 	}()
-	var sampleOpt fx.Option = fx.Options()
+	sampleOpt := fx.Options()
 	if cfg.Sample {
 		sampleOpt = fx.Invoke(func(lc fx.Lifecycle, conn *bus.Conn, h *health.Registry, log *zap.Logger) {
 			s := newSample(conn, log, dir)
