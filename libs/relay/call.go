@@ -357,7 +357,7 @@ func (c *Call) frame(k kind, payload []byte, reply string) error {
 		case kindCredit:
 			c.grow(n)
 		case kindDetach:
-			c.detach(n)
+			c.detach(n, reply)
 		default:
 			c.attach(n, reply)
 		}
@@ -406,7 +406,14 @@ func (c *Call) pinged(payload []byte, reply string) error {
 	return nil
 }
 
-func (c *Call) detach(milliseconds uint64) {
+func (c *Call) detach(milliseconds uint64, reply string) {
+	if reply != c.inbox { // a client that was superseded and does not know it yet
+		c.got--
+		if reply != "" {
+			_ = c.server.conn.Publish(reply, signal(kindCancel))
+		}
+		return
+	}
 	if c.headSent || c.detached {
 		return // the head is on its way: the client sees it instead of an answer
 	}

@@ -16,7 +16,8 @@ type Client struct {
 	beat   time.Duration
 
 	mu        sync.Mutex
-	exchanges map[string]*Exchange
+	exchanges map[string]*Exchange // by the last token of their inbox
+	attached  uint64               // exchanges that Attach took up
 	closed    bool
 	sub       *nats.Subscription
 	quit      chan struct{}
@@ -85,27 +86,17 @@ func (c *Client) register(ex *Exchange) error {
 	if c.closed {
 		return ErrClosed
 	}
-	if _, taken := c.exchanges[ex.id]; taken {
+	if _, taken := c.exchanges[ex.token]; taken {
 		return fmt.Errorf("relay: exchange %s is open already", ex.id)
 	}
-	c.exchanges[ex.id] = ex
+	c.exchanges[ex.token] = ex
 	return nil
-}
-
-// supersede ends an exchange of this client whose place another one takes. The worker learns of it from that one.
-func (c *Client) supersede(id string) {
-	c.mu.Lock()
-	ex := c.exchanges[id]
-	c.mu.Unlock()
-	if ex != nil {
-		ex.abort(ErrSuperseded, false)
-	}
 }
 
 func (c *Client) forget(ex *Exchange) {
 	c.mu.Lock()
-	if c.exchanges[ex.id] == ex {
-		delete(c.exchanges, ex.id)
+	if c.exchanges[ex.token] == ex {
+		delete(c.exchanges, ex.token)
 	}
 	c.mu.Unlock()
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 type Exchange struct {
 	client   *Client
 	id       string
+	token    string // the last one of inbox: the id, or when attached one of its own
 	inbox    string
 	offer    []byte
 	body     io.Reader // what the offer does not hold; nil when it holds all
@@ -65,7 +67,7 @@ func (c *Client) Open(r *Request) (*Exchange, error) {
 	if !validID(r.ID) {
 		return nil, fmt.Errorf("relay: %q cannot be the id of an exchange", r.ID)
 	}
-	ex := c.exchange(r.ID)
+	ex := c.exchange(r.ID, r.ID)
 	size := 256 + len(r.URI) + len(ex.inbox)
 	for k, vv := range r.Header {
 		for _, v := range vv {
@@ -113,8 +115,8 @@ func (c *Client) Open(r *Request) (*Exchange, error) {
 	return ex, c.register(ex)
 }
 
-func (c *Client) exchange(id string) *Exchange {
-	ex := &Exchange{client: c, id: id, inbox: c.prefix + id, wake: make(chan struct{}, 1)}
+func (c *Client) exchange(id, token string) *Exchange {
+	ex := &Exchange{client: c, id: id, token: token, inbox: c.prefix + token, wake: make(chan struct{}, 1)}
 	ex.in.wake = ex.wake
 	ex.in.grant = ex.grant
 	ex.in.allowed = inlineLimit + frameCost // what comes with an accept needs no credit
@@ -260,10 +262,15 @@ func (c *Client) Attach(ctx context.Context, worker, id string) (*Exchange, erro
 	if !validID(id) || !validSubject(worker+".") {
 		return nil, ErrUnknown
 	}
-	ex := c.exchange(id)
+	// An inbox of its own: this client may have been attached before, and what is still on its way to that exchange must
+	// not reach this one.
+	c.mu.Lock()
+	c.attached++
+	token := id + "_" + strconv.FormatUint(c.attached, 10)
+	c.mu.Unlock()
+	ex := c.exchange(id, token)
 	ex.worker, ex.attached = worker+"."+id, true
 	ex.in.allowed = window
-	c.supersede(id)
 	if err := c.register(ex); err != nil {
 		return nil, err
 	}

@@ -394,8 +394,10 @@ func TestAttachSupersedes(t *testing.T) {
 	require.ErrorIs(t, err, ErrSuperseded)
 	again, err := other.Attach(background(t), ex.Worker(), ex.id)
 	require.NoError(t, err, "the same client may come twice, as when its first connection broke unnoticed")
-	_, err = taken.Response(background(t))
-	require.ErrorIs(t, err, ErrSuperseded)
+	require.ErrorIs(t, taken.Detach(background(t), time.Minute), ErrSuperseded, "it has nothing to say any more")
+	short, cancel := context.WithTimeout(background(t), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, again.Wait(short), context.DeadlineExceeded, "and does not disturb the other")
 	again.Cancel()
 	require.ErrorIs(t, <-ended, ErrCanceled)
 }
