@@ -31,7 +31,7 @@ type claims struct {
 
 // TestKill9 kills the whole platform in the middle of creates, deploys and invocations, and asserts after each restart
 // that everything acknowledged is there, that instances are the same processes as before, and that none is left over or
-// doubled. Every fourth time PostgreSQL is killed with it.
+// doubled. Every fourth time PostgreSQL is killed with it, every fifth time it dies again while it starts.
 func TestKill9(t *testing.T) {
 	p := up(t, []string{"--no-sample"}, "SIROCCO_START_TIMEOUT=60s", "SIROCCO_GPUS=H100:32")
 	admin := p.administrator(t)
@@ -55,6 +55,11 @@ func TestKill9(t *testing.T) {
 				killPostgres(t, p)
 			}
 		})
+		if n%5 == 2 { // and once more while it starts
+			require.NoError(t, p.Processes["sirocco"].Start())
+			pause(time.Duration(rand.IntN(900)) * time.Millisecond)
+			p.Processes["sirocco"].Kill()
+		}
 		began := time.Now()
 		p.start(t)
 		slowest = max(slowest, time.Since(began))

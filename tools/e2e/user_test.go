@@ -316,9 +316,14 @@ func (u user) lookDeployment(v version) deployment {
 
 func (u user) awaitStatus(v version, status string, limit time.Duration) {
 	u.t.Helper()
-	soon(u.t, limit, "version "+v.id+" is "+status, func() bool { return u.look(v).Status == status }, func() string {
-		return u.call("GET", v.path()).String() + "\n" + u.call("GET", v.deploymentPath()).String()
-	})
+	deployment := func() string { return u.call("GET", v.deploymentPath()).String() }
+	soon(u.t, limit, "version "+v.id+" is "+status, func() bool {
+		now := u.look(v).Status
+		if now == "ERROR" && status == "ACTIVE" {
+			require.Fail(u.t, "the version failed to start", deployment())
+		}
+		return now == status
+	}, deployment)
 }
 
 // awaitInstances waits until exactly so many processes of the version run.
