@@ -44,12 +44,12 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	n := w.agent(sims)
-	require.NotNil(t, w.capacity[0].Snapshot, "the first word is a snapshot")
-	require.Len(t, w.capacity[0].Snapshot.Devices, 4)
-	require.NotEmpty(t, w.capacity[0].Snapshot.Types)
-	require.Equal(t, []string{"sim"}, w.capacity[0].Snapshot.Facts.Drivers)
-
 	gpu := w.device(2)
+	first := w.told()[0].Snapshot
+	require.NotNil(t, first, "the first word is a snapshot")
+	require.Len(t, first.Devices, 4)
+	require.NotEmpty(t, first.Types)
+	require.Equal(t, []string{"sim"}, first.Facts.Drivers)
 	in := func(state clusters.DeviceState, holder string) (at time.Time) {
 		w.until("device is "+string(state), func() bool {
 			for _, m := range w.capacity {
@@ -88,8 +88,9 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 	w.until("two lives", func() bool {
 		return w.capacity[len(w.capacity)-1].State == clusters.NodeGone && w.capacity[len(w.capacity)-1].Epoch > w.capacity[0].Epoch
 	})
-	for k, m := range w.capacity[1:] {
-		was := w.capacity[k]
+	told := w.told()
+	for k, m := range told[1:] {
+		was := told[k]
 		require.True(t, m.Epoch > was.Epoch || m.Epoch == was.Epoch && m.Sequence == was.Sequence+1, "%d:%d after %d:%d", m.Epoch, m.Sequence, was.Epoch, was.Sequence)
 		if m.Snapshot == nil && m.State != clusters.NodeGone {
 			require.Equal(t, was.Sequence, m.BasedOn)
@@ -135,7 +136,7 @@ func TestOrdersAreCarriedOutOnce(t *testing.T) {
 	id := w.launch(v, func(o *instances.LaunchOrder) { o.Devices = []string{gpu}; order = *o })
 	for _, command := range []string{"again-1", "again-2"} {
 		order.CommandID = command
-		order1(w, instances.Launch, command, order)
+		send(w, instances.Launch, command, order)
 	}
 	w.state(id, instances.Running)
 	pid := w.self(v).PID
@@ -163,7 +164,7 @@ func TestOrdersAreCarriedOutOnce(t *testing.T) {
 	w.terminate(id, 0)
 	w.state(id, instances.Terminated)
 	require.Len(t, w.heard(stillborn), 2, "what was terminated is not launched by an order that comes late")
-	order1(w, instances.Terminate, "evil", instances.TerminateOrder{CommandID: "evil", InstanceID: "../../evil"})
+	send(w, instances.Terminate, "evil", instances.TerminateOrder{CommandID: "evil", InstanceID: "../../evil"})
 	require.NoFileExists(t, filepath.Join(w.dir, "evil.json"))
 }
 
@@ -181,8 +182,11 @@ func TestEndsTellWhyAndWhatToDo(t *testing.T) {
 		logs   string
 		exit   int
 	}{
-		{"unknown image", func(l *functions.Launchable) { l.Function.ContainerImage = "nowhere/none:1" }, nil, instances.ImagePull,
-			[]string{"nowhere/none:1", "sirocco image add nowhere/none:1"}, "", 0},
+		{
+			"unknown image", func(l *functions.Launchable) { l.Function.ContainerImage = "nowhere/none:1" }, nil, instances.ImagePull,
+			[]string{"nowhere/none:1", "sirocco image add nowhere/none:1"},
+			"", 0,
+		},
 		{"crash", args("crash"), nil, instances.Failed, []string{"before the health check passed", "exit code 3"}, "no such weights: llama", 3},
 		{"mute", args("mute"), soon, instances.NotReady, []string{"health check did not pass in time", "connection refused"}, "", 0},
 		{"quote", args(`--prompt "unclosed`), nil, instances.TerminalError, []string{"containerArgs", `"`}, "", 0},
@@ -206,10 +210,6 @@ func TestEndsTellWhyAndWhatToDo(t *testing.T) {
 		})
 	}
 	w.t = t
-	w.mu.Lock()
-	w.versions["deleted"] = functions.Launchable{}
-	delete(w.versions, "deleted")
-	w.mu.Unlock()
 	id := w.launch("deleted", nil)
 	require.Contains(t, w.state(id, instances.Terminated).Message, "does not exist any more")
 }
@@ -221,8 +221,9 @@ func TestHealthDecidesWhoServes(t *testing.T) {
 	v := w.version(nil)
 	id := w.launch(v, func(o *instances.LaunchOrder) { o.MaxConcurrency = 4 })
 	w.state(id, instances.Running)
+	w.ready(v)
 	ex := w.open("/work?ms=3000", nil) // goes on through the sickness
-	require.NoError(t, ex.Offer(t.Context(), direct(v)))
+	require.NoError(t, w.offer(ex, v))
 	require.Equal(t, 200, w.call(v, "/sick").status)
 	last := w.state(id, instances.Unhealthy)
 	require.Contains(t, last.Message, "answered 503 instead of 200")
@@ -232,7 +233,7 @@ func TestHealthDecidesWhoServes(t *testing.T) {
 	n.crash()
 	n = w.agent(nil)
 	require.Equal(t, instances.Unhealthy, w.state(id, instances.Unhealthy).State, "a restart does not make it well")
-	port := n.instances[id].rec.Handle.Ports[8000]
+	port := n.port(id)
 	get(t, "http://"+port+"/well")
 	w.state(id, instances.Running)
 	require.Equal(t, 200, w.call(v, "/self").status)
@@ -306,10 +307,6 @@ func TestTerminateDuringStart(t *testing.T) {
 		require.Equal(t, instances.ByUser, w.state(id, instances.Terminated).Cause)
 		require.Empty(t, n.exist())
 	}
-	// The functions service is away: the order waits for it, and can still be taken back.
-	w.mu.Lock()
-	w.images["tester"] = clusters.Image{}
-	w.mu.Unlock()
 }
 
 func TestAKilledAgentFindsItsInstancesAgain(t *testing.T) {
@@ -335,7 +332,7 @@ func TestAKilledAgentFindsItsInstancesAgain(t *testing.T) {
 	require.Equal(t, before.PID, w.self(v).PID, "an orderly stop leaves instances alone, too")
 
 	// It ends while no agent is there.
-	port := n.instances[id].rec.Handle.Ports[8000]
+	port := n.port(id)
 	n.crash()
 	_ = tryGet("http://" + port + "/exit")
 	n = w.agent(nil)
@@ -420,8 +417,9 @@ func TestStopInstances(t *testing.T) {
 	v := w.version(nil)
 	id := w.launch(v, nil)
 	w.state(id, instances.Running)
+	w.ready(v)
 	ex := w.open("/work?ms=500", nil)
-	require.NoError(t, ex.Offer(t.Context(), direct(v)))
+	require.NoError(t, w.offer(ex, v))
 	answer := make(chan response, 1)
 	go func() { answer <- read(ex) }()
 	n.stop()
@@ -441,8 +439,8 @@ func TestReportsSurviveAnOutage(t *testing.T) {
 			n := w.agentAt(s.ClientURL(), nil)
 			id := w.launch(w.version(nil), nil)
 			w.state(id, instances.Running)
-			i := n.instances[id]
-			url := "http://" + i.rec.Handle.Ports[8000]
+			i := n.instance(id)
+			url := "http://" + n.port(id)
 			s.stop()
 			get(t, url+"/sick")
 			require.Eventually(t, func() bool { return i.last() == instances.Unhealthy }, patience, 5*time.Millisecond)

@@ -63,10 +63,10 @@ func TestKillNine(t *testing.T) {
 		w.sweep()
 	})
 	w.device(0)
-	for _, after := range []time.Duration{0, 3, 6, 10, 15, 25, 50} {
+	for _, after := range []int{0, 3, 6, 10, 15, 25, 50} {
 		v := w.version(nil)
 		id := w.launch(v, nil)
-		<-time.After(after * time.Millisecond)
+		<-time.After(time.Duration(after) * time.Millisecond)
 		again()
 		w.state(id, instances.Running)
 		pid := w.self(v).PID
@@ -76,7 +76,7 @@ func TestKillNine(t *testing.T) {
 		require.Equal(t, 1, processes(id))
 
 		w.terminate(id, 30)
-		<-time.After(after * time.Millisecond)
+		<-time.After(time.Duration(after) * time.Millisecond)
 		again()
 		require.Equal(t, instances.ByUser, w.state(id, instances.Terminated).Cause)
 		require.Zero(t, processes(id))

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,16 +83,16 @@ type reporter struct {
 	wake  chan struct{}
 
 	mu      sync.Mutex
-	pending []*instance // have unsent reports; an instance may be here twice
+	pending map[*instance]struct{} // have unsent reports
 }
 
-func newReporter(a *Agent) *reporter { return &reporter{agent: a, wake: make(chan struct{}, 1)} }
+func newReporter(a *Agent) *reporter {
+	return &reporter{agent: a, wake: make(chan struct{}, 1), pending: map[*instance]struct{}{}}
+}
 
 func (p *reporter) notify(i *instance) {
 	p.mu.Lock()
-	if n := len(p.pending); n == 0 || p.pending[n-1] != i {
-		p.pending = append(p.pending, i)
-	}
+	p.pending[i] = struct{}{}
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
@@ -99,16 +100,18 @@ func (p *reporter) notify(i *instance) {
 	}
 }
 
-func (p *reporter) pop() *instance {
+// take removes some instances from those that are pending.
+func (p *reporter) take() (batch []*instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.pending) == 0 {
-		p.pending = nil
-		return nil
+	for i := range p.pending {
+		if len(batch) == atOnce {
+			break
+		}
+		batch = append(batch, i)
+		delete(p.pending, i)
 	}
-	i := p.pending[0]
-	p.pending = p.pending[1:]
-	return i
+	return batch
 }
 
 // reportRetry is the pause after a publish that failed.
@@ -135,22 +138,41 @@ func (p *reporter) run(ctx context.Context) {
 
 // flush is one last try at the end of the agent; what is left is published by the next start.
 func (p *reporter) flush(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	if err := p.drain(ctx); err != nil {
 		p.agent.log.Warn("reports are left for the next start", zap.Error(err))
 	}
 }
 
+// atOnce is how many instances' reports are published side by side.
+const atOnce = 64
+
+// drain publishes what is pending, until a publish fails.
 func (p *reporter) drain(ctx context.Context) error {
-	for i := p.pop(); i != nil; i = p.pop() {
-		for r, ok := i.next(); ok; r, ok = i.next() {
-			if err := p.publish(ctx, r); err != nil {
-				p.notify(i)
-				return err
-			}
-			i.sent(r)
+	for {
+		batch := p.take()
+		if len(batch) == 0 {
+			return nil
 		}
+		failed := make([]error, len(batch))
+		var group sync.WaitGroup
+		for n, i := range batch {
+			group.Go(func() { failed[n] = p.publishAll(ctx, i) })
+		}
+		group.Wait()
+		if n := slices.IndexFunc(failed, func(err error) bool { return err != nil }); n >= 0 {
+			return failed[n]
+		}
+	}
+}
+
+// publishAll publishes the reports of one instance in their order. It never runs twice at once for the same instance.
+func (p *reporter) publishAll(ctx context.Context, i *instance) error {
+	for r, ok := i.next(); ok; r, ok = i.next() {
+		if err := p.publish(ctx, r); err != nil {
+			p.notify(i)
+			return err
+		}
+		i.sent(r)
 	}
 	return nil
 }

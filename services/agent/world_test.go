@@ -33,7 +33,7 @@ import (
 )
 
 // patience is how long a test waits for anything.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // world is everything around an agent: NATS, and the services that it talks to, played by the test.
 type world struct {
@@ -173,14 +173,24 @@ func (w *world) until(what string, check func() bool) {
 		select {
 		case <-news:
 		case <-limit.C:
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			for id, rs := range w.reports {
-				for _, r := range rs {
-					w.t.Logf("%s %d %s %s %s %s", id, r.Sequence, r.State, r.Phase, r.Cause, r.Message)
-				}
-			}
+			w.logReports()
 			require.FailNow(w.t, "waited in vain", what)
+		}
+	}
+}
+
+// logReports shows the reports of a few instances, for a test that fails.
+func (w *world) logReports() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	shown := 0
+	for id, rs := range w.reports {
+		if shown++; shown > 10 {
+			return
+		}
+		for _, r := range rs {
+			w.t.Logf("%s %d %s %s %s %s", id, r.Sequence, r.State, r.Phase, r.Cause, r.Message)
 		}
 	}
 }
@@ -205,6 +215,13 @@ func (w *world) phase(id string, phase instances.Phase) {
 	w.until(id+" "+string(phase), func() bool {
 		return slices.ContainsFunc(w.reports[id], func(r instances.Report) bool { return r.Phase == phase || r.State != instances.Starting })
 	})
+}
+
+// told is every capacity message so far.
+func (w *world) told() []capacityMessage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.capacity)
 }
 
 // heard is every report of an instance so far.
@@ -263,20 +280,20 @@ func (w *world) launch(version string, change func(*instances.LaunchOrder)) stri
 	if change != nil {
 		change(&order)
 	}
-	order1(w, instances.Launch, order.CommandID, order)
+	send(w, instances.Launch, order.CommandID, order)
 	return order.InstanceID
 }
 
 func (w *world) terminate(id string, drain int) {
 	w.t.Helper()
 	command := uuid.NewString()
-	order1(w, instances.Terminate, command, instances.TerminateOrder{
+	send(w, instances.Terminate, command, instances.TerminateOrder{
 		CommandID: command, InstanceID: id, Account: "acme", Cause: instances.ByUser, DrainSeconds: drain,
 	})
 }
 
-// order1 publishes an order as an outbox does.
-func order1[O any](w *world, cmd rpc.Command[O], id string, order O) {
+// send publishes an order as an outbox does.
+func send[O any](w *world, cmd rpc.Command[O], id string, order O) {
 	w.t.Helper()
 	b, err := json.Marshal(order)
 	require.NoError(w.t, err)
@@ -360,8 +377,13 @@ func (n *node) crash() {
 // stop ends the agent in an orderly way.
 func (n *node) stop() {
 	n.w.t.Helper()
+	n.stopWithin(patience)
+}
+
+func (n *node) stopWithin(time time.Duration) {
+	n.w.t.Helper()
 	n.over = true
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), time)
 	defer cancel()
 	require.NoError(n.w.t, n.Stop(ctx))
 }
@@ -392,7 +414,21 @@ func (w *world) sweep() {
 	}
 }
 
-// running lists what instances exist on the node, whatever an agent believes.
+func (n *node) instance(id string) *instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.instances[id]
+}
+
+// port is where the instance really listens.
+func (n *node) port(id string) string {
+	i := n.instance(id)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.rec.Handle.Ports[8000]
+}
+
+// exist lists what instances exist on the node, whatever an agent believes.
 func (n *node) exist() (ids []string) {
 	for _, d := range n.drivers {
 		handles, err := d.List(context.Background())
@@ -415,7 +451,7 @@ type response struct {
 func (w *world) open(uri string, h http.Header) *relay.Exchange {
 	w.t.Helper()
 	ex, err := w.client.Open(&relay.Request{
-		ID: uuid.NewString(), Method: http.MethodGet, URI: uri, Header: h, Deadline: time.Now().Add(patience + 2*time.Second),
+		ID: uuid.NewString(), Method: http.MethodGet, URI: uri, Header: h, Deadline: time.Now().Add(22 * time.Second),
 		Attributes: []relay.Attribute{{Name: "NVCF-SUB", Value: "alice"}, {Name: "NVCF-NCAID", Value: "acme"}},
 	})
 	require.NoError(w.t, err)
