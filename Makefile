@@ -50,7 +50,7 @@ test: ## Run every test but the end-to-end ones, with the race detector
 .PHONY: e2e
 e2e: build ## Run the end-to-end suite against bin/sirocco
 	@[ -d tools/e2e ] || { echo "no end-to-end suite yet"; exit 0; }
-	go test -json $(E2E_FLAGS) ./tools/e2e/... | $(REPORT)
+	SIROCCO_BIN=$(CURDIR)/bin go test -json $(E2E_FLAGS) ./tools/e2e/... | $(REPORT)
 
 .PHONY: bench
 bench: build ## Compare a call through Sirocco with Go's own reverse proxy (ARGS="…" go to the benchmark)

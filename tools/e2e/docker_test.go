@@ -29,7 +29,7 @@ func TestDocker(t *testing.T) {
 	require.NoError(t, err, out)
 	t.Cleanup(func() { _, _ = docker(t, nil, "rmi", "-f", dockerImage) })
 
-	p := up(t, []string{"--no-sample"}, "SIROCCO_DRIVERS=docker", "SIROCCO_START_TIMEOUT=20s")
+	p := up(t, []string{"--no-sample"}, "SIROCCO_DRIVERS=docker", "SIROCCO_START_TIMEOUT=8s")
 	admin := p.administrator(t)
 	request := functionBody("docker", dockerImage)
 	request["inferenceUrl"] = "/echo"
@@ -37,9 +37,11 @@ func TestDocker(t *testing.T) {
 	request["secrets"] = []any{map[string]any{"name": "API_TOKEN", "value": value}}
 	v := admin.createFrom(request)
 	admin.startDeploy(v, scale{min: 1, slots: 8})
-	admin.awaitStatus(v, "ACTIVE", 20*time.Second)
+	admin.awaitStatus(v, "ACTIVE", 12*time.Second)
 	caller := admin.caller()
-	echo := func() answer { return caller.call("POST", "/echo", v.host(), text(`{"message":"from a container ","repeats":2}`)) }
+	echo := func() answer {
+		return caller.call("POST", "/echo", v.host(), text(`{"message":"from a container ","repeats":2}`))
+	}
 	a := echo()
 	require.Equal(t, "from a container from a container ", string(a.body), a)
 	require.Equal(t, "fulfilled", a.header.Get("NVCF-STATUS"))
@@ -69,7 +71,7 @@ func TestDocker(t *testing.T) {
 
 	missing := admin.createOf("docker-missing", "127.0.0.1:1/no/such/image:1")
 	admin.startDeploy(missing, scale{min: 1})
-	admin.awaitStatus(missing, "ERROR", 25*time.Second)
+	admin.awaitStatus(missing, "ERROR", 12*time.Second)
 	require.NotEmpty(t, admin.lookDeployment(missing).Reason.Message)
 	admin.must("DELETE", missing.path(), nil)
 

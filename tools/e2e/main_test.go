@@ -34,7 +34,6 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
 	client.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)

@@ -272,7 +272,7 @@ func TestSeparate(t *testing.T) {
 		t.Run("kill "+c.name, func(t *testing.T) {
 			u, a := caller, admin
 			u.t, a.t = t, t
-			s.ground.t = t
+			s.t = t
 			own := func() answer {
 				who := a
 				if c.name == "invocation" {
@@ -309,7 +309,7 @@ func TestSeparate(t *testing.T) {
 			require.Equal(t, pids, instancesOf(s.dir, v.id))
 		})
 	}
-	s.ground.t = t
+	s.t = t
 	t.Run("kill the first gateway", func(t *testing.T) {
 		u := caller
 		u.t = t

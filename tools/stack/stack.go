@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -58,14 +60,21 @@ type Process struct {
 	make func() *exec.Cmd
 }
 
+// Ports of a stack lie below those that the system gives to outgoing connections: a client that keeps trying to reach a
+// process that is away could otherwise be given the very port it dials, and hold it when the process comes back.
+const firstPort, lastPort = 10_000, 19_999
+
 // FreePort finds a TCP port that nobody listens on now.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 100 {
+		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		return port, l.Close()
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("no free port found between %d and %d", firstPort, lastPort)
 }
 
 // AllInOne prepares bin/sirocco up on free ports; Start runs it.
@@ -77,6 +86,9 @@ func AllInOne(o Options) (*Stack, error) {
 	s.add("sirocco", "sirocco", nil, append([]string{"up"}, o.Args...)...)
 	return s, nil
 }
+
+// client makes the stack's own few calls; the request's context bounds them.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 // Services in the order in which [Separate] starts them.
 var Services = []string{"keys", "functions", "cluster-inventory", "deployments", "invocation", "tasks", "ledger", "agent", "gateway"}
@@ -242,7 +254,7 @@ func (s *Stack) WaitReady(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := client.Do(req)
 		if err == nil {
 			b, _ := io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
@@ -290,7 +302,7 @@ func (s *Stack) Request(ctx context.Context, method, path, bearer string, body, 
 			req.Host = headers[i+1]
 		}
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err
 	}
