@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/subject"
 )
 
 // seen is what a container tells about the request that it got.
@@ -725,4 +727,17 @@ func TestMetricsTellWhatBecameOfInvocations(t *testing.T) {
 		m := do(t, client(t, false), request(t, "GET", s.url+"/metrics", nil)).body
 		return strings.Contains(m, fmt.Sprintf(`app_invocation_error{function_id="%s",http_status_code="418"} 1`, fid)) && strings.Contains(m, "axum_http_requests_pending 0")
 	}, patient, tick)
+}
+
+// limitQueue makes the queue of a version small.
+func limitQueue(t testing.TB, s *site, version string, messages int64) {
+	t.Helper()
+	js, err := jetstream.New(s.conn.NATS())
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), subject.QueueStream(version))
+	require.NoError(t, err)
+	cfg := stream.CachedInfo().Config
+	cfg.MaxMsgs = messages
+	_, err = js.UpdateStream(t.Context(), cfg)
+	require.NoError(t, err)
 }

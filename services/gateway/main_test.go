@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -212,7 +213,7 @@ func (s *site) management(t testing.TB) {
 			s.asked = append(s.asked, q)
 			answer := s.answers[subject]
 			s.mu.Unlock()
-			var out any = map[string]any{}
+			out := reflect.New(rt.endpoint.Output).Interface()
 			if answer != nil {
 				out = answer(m.Data)
 			}
@@ -341,7 +342,7 @@ type worker struct {
 	relay  *relay.Server
 	target string
 	slots  chan struct{}
-	http1  *relay.Transport
+	http1  *http.Transport
 	http2  *http.Transport
 	ctx    context.Context
 	serves sync.WaitGroup
@@ -352,7 +353,7 @@ func (s *site) worker(t testing.TB, version, target string, slots int) *worker {
 	t.Helper()
 	w := &worker{
 		conn: testkit.Conn(t, s.nats), target: target, slots: make(chan struct{}, slots),
-		http1: relay.NewTransport(), http2: &http.Transport{Protocols: new(http.Protocols), DisableCompression: true},
+		http1: &http.Transport{DisableCompression: true}, http2: &http.Transport{Protocols: new(http.Protocols), DisableCompression: true},
 	}
 	w.http2.Protocols.SetUnencryptedHTTP2(true)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -538,5 +539,10 @@ func refused(t testing.TB, r reply, status int) problem.Document {
 }
 
 func direct(fid string) string { return fid + ".invocation.localhost" }
+
+// access1 is a resource entry for one function or version.
+func access1(id string) access.Resource {
+	return access.Resource{Type: string(access.Function), ID: id}
+}
 
 func auth(bearer string) string { return "Bearer " + bearer }

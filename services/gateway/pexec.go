@@ -98,7 +98,7 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 		return problem.New(problem.GatewayTimeout, "worker did not acknowledge the status request.")
 	}
 	if err != nil {
-		return err
+		return g.exchangeProblem(ctx, c, err)
 	}
 	defer ex.Cancel()
 	timed, stop := context.WithTimeoutCause(ctx, window, errWindow)
