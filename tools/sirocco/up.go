@@ -88,6 +88,7 @@ Ctrl-C drains and stops the instances too; with --keep-instances they go on and 
 const gcPercent = 400
 
 func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
+	began := time.Now()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -151,7 +152,7 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	if err := platform.Start(ctx); err != nil {
 		return err
 	}
-	go announce(ctx, registry, out)
+	go announce(ctx, registry, out, began)
 	select {
 	case <-ctx.Done():
 	case <-platform.Wait():
@@ -226,10 +227,9 @@ func lockDir(dir string) (unlock func(), err error) {
 }
 
 // announce prints where the platform is once it is ready.
-func announce(ctx context.Context, h *health.Registry, out io.Writer) {
+func announce(ctx context.Context, h *health.Registry, out io.Writer, began time.Time) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	began := time.Now()
 	for {
 		if _, ready := h.Results(ctx); ready {
 			break
