@@ -58,7 +58,7 @@ func TestDirectWorkFillsTheSlotsAndNoMore(t *testing.T) {
 func TestQueuedWorkGoesFirstAndInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.agent(nil)
+	n := w.agent(nil)
 	v := w.version(nil)
 	id := w.launch(v, slots(1))
 	w.state(id, instances.Running)
@@ -70,15 +70,34 @@ func TestQueuedWorkGoesFirstAndInOrder(t *testing.T) {
 		ex, _ := w.enqueue(v, "/work?ms=20&name="+strconv.Itoa(n))
 		queued = append(queued, ex)
 	}
-	late := make(chan response, 1)
-	go func() { late <- w.call(v, "/work?name=late") }() // tries to jump the queue all the time
+	var jumpers sync.WaitGroup
+	for range 4 { // try to jump the queue all the time
+		jumpers.Go(func() {
+			for {
+				ex := w.open("/work?name=late", nil)
+				if w.offer(ex, v) == nil {
+					_ = read(ex)
+					return
+				}
+			}
+		})
+	}
 	for _, ex := range append(queued, holder) {
 		require.Equal(t, id, read(ex).body)
 	}
-	require.NoError(t, (<-late).err)
+	jumpers.Wait()
 	s := w.stats(v)
-	require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "late"}, s.Served)
+	require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "late", "late", "late", "late"}, s.Served)
 	require.Equal(t, 1, s.Max)
+
+	// Between a hint and the look that it causes the slot is free, and yet nobody may take it.
+	n.work.mu.Lock()
+	p := n.work.versions[v]
+	n.work.mu.Unlock()
+	p.queued.Store(true)
+	require.ErrorIs(t, w.offer(w.open("/work", nil), v), relay.ErrBusy)
+	p.look()
+	w.ready(v)
 }
 
 func TestWhatWaitedForAnInstanceIsServed(t *testing.T) {
