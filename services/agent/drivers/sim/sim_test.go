@@ -1,7 +1,9 @@
 package sim_test
 
 import (
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -88,6 +90,24 @@ func TestAnInstanceFollowsTheClock(t *testing.T) {
 	require.True(t, s.OOM)
 	require.EqualValues(t, "oom-killed", drivers.CauseOfExit(s))
 	require.Equal(t, s, driverstest.With(t, h.Driver(t), i.Handle).Status(), "a restarted agent sees the same end")
+}
+
+// A gateway keeps request targets byte for byte, which net/http does by URL.Opaque.
+func TestOpaqueTargetsAreServed(t *testing.T) {
+	t.Parallel()
+	h := harness(t, quartz.NewReal())
+	i := h.Start(t, h.Driver(t), h.Spec(t, driverstest.Serves))
+	i.Healthy()
+	transport := i.Driver.Transport(i.Handle)
+	defer transport.CloseIdleConnections()
+	req := (&http.Request{
+		Method: http.MethodPost, URL: &url.URL{Scheme: "http", Host: "127.0.0.1:8000", Opaque: "/echo?a=%2F"}, Header: http.Header{},
+		Body: io.NopCloser(strings.NewReader(`{"message":"x","repeats":1}`)), ContentLength: -1,
+	}).WithContext(t.Context())
+	resp, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
 func TestStoppingCutsCallsInFlight(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"sync"
@@ -52,6 +53,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	detach := context.AfterFunc(i.ended, func() { cancel(errReset) })
 	served := req.Clone(ctx)
 	served.RequestURI = req.URL.RequestURI()
+	// A caller that keeps the request target byte for byte has it in URL.Opaque; a server sees it parsed.
+	if u, err := url.ParseRequestURI(served.RequestURI); err == nil {
+		served.URL = u
+	}
 	served.RemoteAddr = "127.0.0.1:0"
 	if served.Host == "" {
 		served.Host = req.URL.Host
