@@ -242,6 +242,37 @@ func TestSeparate(t *testing.T) {
 		a = u.through(s.second).call("GET", "/v2/nvcf/pexec/status/"+a.header.Get("NVCF-REQID"))
 		require.Equal(t, 200, a.status, a)
 	})
+	for _, name := range []string{"gateway", "invocation", "deployments"} {
+		t.Run("a detached request survives the end of "+name, func(t *testing.T) {
+			u := caller
+			u.t, s.t = t, t
+			a := u.call("POST", "/v2/nvcf/pexec/functions/"+v.function, header("NVCF-POLL-SECONDS", "1"), body(run{2000}))
+			require.Equal(t, 202, a.status, a)
+			s.Processes[name].Kill()
+			if name != "gateway" {
+				require.NoError(t, s.Processes[name].Start())
+			}
+			a = u.through(s.second).call("GET", "/v2/nvcf/pexec/status/"+a.header.Get("NVCF-REQID"), header("NVCF-POLL-SECONDS", "10"))
+			require.Equal(t, 200, a.status, a)
+			if name == "gateway" {
+				require.NoError(t, s.Processes[name].Start())
+			}
+			s.awaitReady(15 * time.Second)
+		})
+	}
+	s.t = t
+	t.Run("a detached request that its agent took with it", func(t *testing.T) {
+		u := caller
+		u.t, s.t = t, t
+		a := u.call("POST", "/v2/nvcf/pexec/functions/"+v.function, header("NVCF-POLL-SECONDS", "1"), body(run{2000}))
+		require.Equal(t, 202, a.status, a)
+		s.Processes["agent"].Kill()
+		require.NoError(t, s.Processes["agent"].Start())
+		a = u.through(s.second).call("GET", "/v2/nvcf/pexec/status/"+a.header.Get("NVCF-REQID"), header("NVCF-POLL-SECONDS", "10"))
+		a.refused(504) // invocation §1.14: poll, worker gone
+		s.awaitReady(15 * time.Second)
+	})
+	s.t = t
 	t.Run("revocation in both gateways", func(t *testing.T) {
 		a := admin
 		a.t = t
