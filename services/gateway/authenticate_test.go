@@ -113,7 +113,10 @@ func TestBearers(t *testing.T) {
 func TestScopesAndResourceTypesAreNamedWhenTheyAreMissing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	key := func(scopes []string, resources ...access.Resource) string { b, _ := s.key(scopes, resources...); return auth(b) }
+	key := func(scopes []string, resources ...access.Resource) string {
+		b, _ := s.key(scopes, resources...)
+		return auth(b)
+	}
 	got := list(t, s, key([]string{access.InvokeFunction}, allFunctions))
 	doc := refused(t, got, 403)
 	require.Equal(t, problem.ScopeMissing, doc.Code)
@@ -154,14 +157,14 @@ func TestARevokedKeyIsRefusedWithinASecond(t *testing.T) {
 	narrowed.Policies = []access.Policy{{Scopes: []string{access.InvokeFunction}, Resources: []access.Resource{allFunctions}}}
 	s.register(bearer, narrowed)
 	announce(t, s, "updated", c.ID)
-	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == 403 }, time.Second, tick)
+	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == http.StatusForbidden }, time.Second, tick)
 
 	s.register(bearer, c)
 	announce(t, s, "updated", c.ID)
-	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == 200 }, time.Second, tick)
+	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == http.StatusOK }, time.Second, tick)
 	s.unregister(bearer)
 	announce(t, s, "revoked", c.ID)
-	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == 403 }, time.Second, tick)
+	require.Eventually(t, func() bool { return list(t, s, auth(bearer)).StatusCode == http.StatusForbidden }, time.Second, tick)
 	for range 20 {
 		refused(t, list(t, s, auth(bearer)), 403)
 	}

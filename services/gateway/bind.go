@@ -122,6 +122,8 @@ func set(field reflect.Value, values []string) (rule string) {
 			return rule
 		}
 		field.Set(target)
+	default:
+		return "cannot be given here"
 	}
 	return ""
 }
@@ -162,8 +164,7 @@ func decodeBody(r *http.Request, maxBody int64, into any) error {
 }
 
 func malformed(err error) error {
-	var typed *json.UnmarshalTypeError
-	if errors.As(err, &typed) {
+	if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		var field []string
 		for name := range strings.SplitSeq(typed.Field, ".") {
 			if name != "" && !unicode.IsUpper(rune(name[0])) { // embedded Go structs are no part of the JSON
@@ -182,6 +183,9 @@ func malformed(err error) error {
 const maxField = 256
 
 func violation(field, rule string, args ...any) error {
+	if field == "" {
+		field = `""` // a JSON member may have no name
+	}
 	check := problem.NewCheck("request")
 	check.Require(false, strings.ToValidUTF8(field[:min(len(field), maxField)], ""), rule, args...)
 	return check.Err()
@@ -209,8 +213,9 @@ func jsonKind(t reflect.Type) string {
 		return "an object"
 	case reflect.Float32, reflect.Float64:
 		return "a number"
+	default:
+		return "a whole number"
 	}
-	return "a whole number"
 }
 
 // maxDepth bounds the nesting of a body.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -71,7 +72,7 @@ func TestGRPC(t *testing.T) {
 		body, in := io.Pipe()
 		done := make(chan *http.Response, 1)
 		go func() {
-			resp, err := c.Do(call("/echo.Echo/Talk", body, "Authorization", auth(bearer), "function-id", fid)) //nolint:bodyclose // closed below
+			resp, err := c.Do(call("/echo.Echo/Talk", body, "Authorization", auth(bearer), "function-id", fid))
 			if err == nil {
 				done <- resp
 			}
@@ -102,6 +103,15 @@ func TestGRPC(t *testing.T) {
 		got := do(t, c, call("/echo.Echo/Fail", strings.NewReader(message("x")), "Authorization", auth(bearer), "function-id", fid))
 		require.Equal(t, "9", got.Header.Get("Grpc-Status"))
 		require.Equal(t, "not today", got.Header.Get("Grpc-Message"))
+	})
+	t.Run("a stream may be silent longer than a window", func(t *testing.T) {
+		slow, _ := s.deployed(t, func(w http.ResponseWriter, r *http.Request) {
+			<-time.After(3500 * time.Millisecond)
+			greeter(w, r)
+		})
+		got := do(t, c, call("/echo.Echo/Say", strings.NewReader(message("late")), "Authorization", auth(bearer), "function-id", slow, "nvcf-poll-seconds", "1"))
+		require.Equal(t, message("late"), got.body)
+		require.Equal(t, "0", got.Trailer.Get("Grpc-Status"))
 	})
 	t.Run("refusals", func(t *testing.T) {
 		narrow, _ := s.key([]string{"list_functions"}, allFunctions)

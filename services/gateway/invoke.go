@@ -356,7 +356,7 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, c *call, resp 
 	if err := relay.Forward(w, resp); err != nil && r.Context().Err() == nil {
 		g.log.Debug("response broke off", zap.String("request", c.id), zap.Error(err))
 		// The head is out; only a broken connection tells the client that the body is not whole.
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // the one way to tell net/http so
 	}
 }
 

@@ -200,7 +200,7 @@ func (s *site) neighbours(t testing.TB) {
 func (s *site) management(t testing.TB) {
 	t.Helper()
 	served := map[string]bool{}
-	for _, rt := range Routes() {
+	for _, rt := range routes() {
 		subject := rt.endpoint.Subject
 		if served[subject] {
 			continue

@@ -64,13 +64,13 @@ func TestPexecRewritesContainerErrors(t *testing.T) {
 	fid, _ := s.deployed(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Query().Get("say") {
 		case "object":
-			w.WriteHeader(422)
+			w.WriteHeader(http.StatusUnprocessableEntity)
 			_, _ = io.WriteString(w, `{"error":{"message":"bad prompt"}}`)
 		case "text":
 			w.WriteHeader(499)
 			_, _ = io.WriteString(w, `{"error":"out of \"memory\""}`)
 		case "noise":
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 			_, _ = io.WriteString(w, strings.Repeat("<html>", 100_000))
 		}
 	})

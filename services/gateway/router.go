@@ -87,12 +87,11 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, error) {
 	if row == nil {
 		// A valid token is recorded as the actor; anything else counts as nobody (keys §3, compat mode).
-		e, err := g.auth.authenticate(r.Context(), r.Header)
-		if err != nil {
-			return access.Caller{Kind: "anonymous", Account: access.DefaultAccount, Subject: "anonymous"}, nil
+		if e, err := g.auth.authenticate(r.Context(), r.Header); err == nil {
+			c := e.credential
+			return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, nil
 		}
-		c := e.credential
-		return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, nil
+		return nobody(), nil
 	}
 	e, err := g.auth.authenticate(r.Context(), r.Header)
 	if err != nil {
@@ -103,6 +102,11 @@ func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, er
 		return access.Caller{}, p
 	}
 	return caller, nil
+}
+
+// nobody is the caller of an open route without a good credential.
+func nobody() access.Caller {
+	return access.Caller{Kind: "anonymous", Account: access.DefaultAccount, Subject: "anonymous"}
 }
 
 func writeJSON(w http.ResponseWriter, requestID string, status int, body any) error {
@@ -133,7 +137,7 @@ type router struct {
 
 func newRouter(g *Gateway) *router {
 	rt := &router{g: g, mux: http.NewServeMux()}
-	for _, line := range Routes() {
+	for _, line := range routes() {
 		rt.mux.HandleFunc(line.method+" "+line.path, func(w http.ResponseWriter, r *http.Request) {
 			id := newRequestID()
 			if err := line.serve(g, w, r, id); err != nil {

@@ -19,9 +19,9 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
-// Routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
+// routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
 // the endpoint that answers. The aliases under /v2/orgs/… are rewritten to these paths before they are looked up.
-func Routes() []route {
+func routes() []route {
 	const (
 		function    = "/v2/nvcf/functions/{functionId}"
 		version     = function + "/versions/{versionId}"
@@ -115,7 +115,8 @@ func (g *Gateway) mintAdminToken(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, id, problem.New(problem.Forbidden, "administrator tokens are minted for the networks of SIROCCO_ADMIN_NETWORKS only"))
 		return
 	}
-	caller := access.Caller{Kind: "anonymous", Account: access.DefaultAccount, Subject: "anonymous", RequestID: id, Address: remoteHost(r)}
+	caller := nobody()
+	caller.RequestID, caller.Address = id, remoteHost(r)
 	key, err := bus.Call(access.WithCaller(r.Context(), caller), g.conn, keys.MintAdminToken, rpc.None{})
 	if err == nil {
 		err = writeJSON(w, id, http.StatusOK, key)

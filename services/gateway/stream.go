@@ -43,7 +43,8 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(access.WithCaller(r.Context(), caller))
 	defer cancel()
-	defer context.AfterFunc(g.ctx, cancel)() // a stream has no end of its own for Stop to wait for
+	stop := context.AfterFunc(g.ctx, cancel) // a stream has no end of its own for Stop to wait for
+	defer stop()
 	started := false
 	for ctx.Err() == nil {
 		page, err := bus.Call(ctx, g.conn, audit.Events, q)

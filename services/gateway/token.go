@@ -6,7 +6,7 @@ import (
 	"crypto/elliptic"
 	"encoding/base64"
 	"errors"
-	"math/big"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,15 +132,17 @@ func (v *tokenVerifier) fetch(ctx context.Context, now time.Time) error {
 	return nil
 }
 
+// coordinate is the size of one of a P-256 key, in bytes.
+const coordinate = 32
+
 func publicKey(k keys.JWK) (*ecdsa.PublicKey, error) {
 	x, xerr := base64.RawURLEncoding.DecodeString(k.X)
 	y, yerr := base64.RawURLEncoding.DecodeString(k.Y)
 	if err := errors.Join(xerr, yerr); err != nil {
 		return nil, err
 	}
-	pub := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
-	if _, err := pub.ECDH(); err != nil { // refuses a point that is not on the curve
-		return nil, err
+	if len(x) != coordinate || len(y) != coordinate {
+		return nil, errors.New("not a P-256 key")
 	}
-	return pub, nil
+	return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y)) // refuses a point that is not on the curve
 }

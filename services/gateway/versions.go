@@ -65,7 +65,7 @@ func (v *versions) route(ctx context.Context, caller access.Caller, functionID, 
 	}
 	switch {
 	case len(candidates) > 0:
-		return candidates[rand.IntN(len(candidates))], nil //nolint:gosec // load spreading, not secrecy
+		return candidates[rand.IntN(len(candidates))], nil
 	case !exists && caller.CoversFunction(own, functionID, versionID), covered && !degraded:
 		return functions.Target{}, notInvocable(caller.Account, functionID, versionID)
 	case degraded:
