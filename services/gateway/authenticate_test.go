@@ -225,6 +225,35 @@ func TestWithoutTheKeysServiceWhatIsKnownHoldsForAWhile(t *testing.T) {
 	require.Equal(t, problem.Unavailable, refused(t, list(t, s, auth(bearer)), 503).Code, "too old")
 }
 
+func TestWithoutTheFunctionsServiceKnownFunctionsCanBeCalledForAWhile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	known, _ := s.deployed(t, tell)
+	unknown, _ := s.deployed(t, tell)
+	bearer := s.invoker()
+	ask := func(fid string) reply {
+		return do(t, client(t, false), request(t, "GET", s.url+"/", nil, "Host", direct(fid), "Authorization", auth(bearer)))
+	}
+	told(t, ask(known))
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	require.NoError(t, s.fns.Stop(ctx))
+	older := func(by time.Duration) {
+		v := s.gw.versions
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		for k, r := range v.known {
+			r.at = r.at.Add(-by)
+			v.known[k] = r
+		}
+	}
+	older(routeLife + time.Second)
+	told(t, ask(known))
+	require.Equal(t, problem.Unavailable, refused(t, ask(unknown), 503).Code)
+	older(maxStale)
+	require.Equal(t, problem.Unavailable, refused(t, ask(known), 503).Code)
+}
+
 func TestAnOldCredentialIsReadAgainByOneRequestOnly(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -57,6 +57,7 @@ type site struct {
 
 	signer *ecdsa.PrivateKey
 	keys   *bus.Server
+	fns    *bus.Server
 
 	resolves, jwksReads, finished atomic.Int32
 	woken                         chan string
@@ -145,7 +146,7 @@ func (s *site) neighbours(t testing.TB) {
 		return keys.Key{ID: "id", Value: s.token(t, nil), CreatedAt: time.Now().UTC(), ExpiresAt: time.Now().Add(time.Hour).UTC()}, nil
 	})
 	start(t, s.keys)
-	serve(t, s.conn, "functions", func(srv *bus.Server) {
+	s.fns = serve(t, s.conn, "functions", func(srv *bus.Server) {
 		bus.Serve(srv, functions.Resolve, func(_ context.Context, r functions.ResolveRequest) (functions.ResolveResponse, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

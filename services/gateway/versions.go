@@ -87,13 +87,24 @@ func (v *versions) resolve(ctx context.Context, account, functionID string) (fun
 	v.mu.RLock()
 	r, ok := v.known[key]
 	v.mu.RUnlock()
-	if ok && now.Sub(r.at) < routeLife {
+	age := now.Sub(r.at)
+	if ok && age < routeLife {
 		return r.ResolveResponse, nil
 	}
-	answer, err := bus.Call(ctx, v.conn, functions.Resolve, functions.ResolveRequest{Account: account, FunctionID: functionID})
+	asking := ctx
+	if ok {
+		bounded, cancel := context.WithTimeout(ctx, refreshWithin)
+		defer cancel()
+		asking = bounded
+	}
+	answer, err := bus.Call(asking, v.conn, functions.Resolve, functions.ResolveRequest{Account: account, FunctionID: functionID})
 	if err != nil {
 		if problem.HasCode(err, problem.NotFound) {
 			return answer, notInvocable(account, functionID, "")
+		}
+		if ok && age < routeLife+maxStale && v.conn.Check(ctx) == nil {
+			// The functions service is away but its events would reach us, so what we know still holds.
+			return r.ResolveResponse, nil
 		}
 		return answer, err
 	}
