@@ -28,12 +28,16 @@ var Module = fx.Module("gateway", fx.Provide(app.Load[Config], fx.Private), fx.I
 		return nil
 	}))
 
-// missing names the services that do not answer.
+// needed are the services without which a function cannot be called, be its credential and its route known or not. The
+// others serve their own APIs only; a gateway stays in service when one of them is away.
+var needed = []string{"keys", "functions", "deployments", "invocation"}
+
+// missing names the needed services that do not answer.
 func missing(ctx context.Context, conn *bus.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var silent []error
-	for _, service := range []string{"keys", "functions", "deployments", "cluster-inventory", "invocation", "ledger", "tasks"} {
+	for _, service := range needed {
 		if !conn.Serves(ctx, service) {
 			silent = append(silent, fmt.Errorf("no %s service answers", service))
 		}
