@@ -94,10 +94,13 @@ func TestStory(t *testing.T) {
 	soon(t, 10*time.Second, "the deployment is gone", func() bool { return admin.call("GET", v.deploymentPath()).status == 404 })
 	admin.must("DELETE", v.path(), nil)
 	told := admin.awaitStory(v,
-		"version_created", "deployment_created", "deployment_scale_decided", "version_status_changed INACTIVE→DEPLOYING", "instance_placed",
-		"instance_started", "instance_running", "version_status_changed DEPLOYING→ACTIVE",
+		"version_created", "deployment_created", "deployment_scale_decided", "instance_placed", "instance_started", "instance_running",
 		"deployment_drain_started", "instance_shutting_down", "instance_terminated", "deployment_removed", "version_deleted")
-	admin.awaitStory(v, "deployment_drain_started", "version_status_changed ACTIVE→INACTIVE", "version_deleted")
+	// The statuses move beside that.
+	admin.awaitStory(v,
+		"deployment_created", "version_status_changed INACTIVE→DEPLOYING", "version_status_changed DEPLOYING→ACTIVE",
+		"deployment_drain_started", "version_status_changed ACTIVE→INACTIVE", "version_deleted")
+	admin.awaitStory(v, "instance_running", "version_status_changed DEPLOYING→ACTIVE")
 	t.Logf("the story of a function:\n%s", strings.Join(words(told), "\n"))
 	var since string
 	for _, r := range told {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestBrokenFunctions(t *testing.T) {
 			t.Parallel() // they wait, most of the time
 			u, caller := admin, caller
 			u.t, caller.t = t, t
-			image := "e2e/broken-" + c.name + ":1"
+			image := fmt.Sprintf("e2e/broken-%s:%d", c.name, time.Now().UnixNano()) // unknown also to a platform of an earlier round
 			if c.mode != "" {
 				u.image(image, c.mode)
 			}

@@ -372,8 +372,11 @@ func (s *Server) configure(who identity, override map[string]string) error {
 
 func (s *Server) logPath() string { return filepath.Join(s.dir, "postgres.log") }
 
+// pidFileTaken is what a server says that finds another one in its directory.
+const pidFileTaken = `lock file "postmaster.pid" already exists`
+
 // launch starts the server and waits until it is ready. pg_ctl puts it in a session of its own and tells its early death
-// from slowness.
+// from slowness. A server that somebody else has started meanwhile is adopted.
 func (s *Server) launch(ctx context.Context, bin string, who identity) error {
 	deadline, _ := ctx.Deadline()
 	seconds := max(int(time.Until(deadline).Seconds()), 1)
@@ -389,6 +392,14 @@ func (s *Server) launch(ctx context.Context, bin string, who identity) error {
 		tail := s.logSince(before)
 		// The children of a server that was killed end by themselves, a moment after it.
 		if strings.Contains(tail, "shared memory block") && time.Now().Before(orphans) && pause(ctx) == nil {
+			continue
+		}
+		// A start that was killed may have left a server on its way, which shows its pid file only now.
+		if strings.Contains(tail, pidFileTaken) && time.Now().Before(orphans) {
+			adopted, err := s.adopt(ctx)
+			if err != nil || adopted {
+				return err
+			}
 			continue
 		}
 		return fmt.Errorf("server did not start: %w: %s%s (log: %s)", err, lastLines(string(output)), lastLines(tail), s.logPath())

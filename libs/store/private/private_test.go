@@ -132,6 +132,25 @@ func TestStalePidFileOfAStrangerDoesNotBlockTheStart(t *testing.T) {
 	require.Equal(t, 1, query[int](t, server, `SELECT 1`))
 }
 
+func TestServerOfAKilledStartIsAdoptedEvenWhenItShowsLate(t *testing.T) {
+	dir := t.TempDir()
+	running := startServer(t, dir)
+	pid, _ := running.postmaster()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	bin, err := systemFinder(dir).binaries(ctx, clusterMajor(running.data))
+	require.NoError(t, err)
+	who, err := chooseIdentity(ctx, running.dir, running.data, bin)
+	require.NoError(t, err)
+
+	// As far as this start had looked, nobody ran.
+	late := &Server{dir: running.dir, data: running.data, socket: running.socket, log: running.log}
+	require.NoError(t, late.launch(ctx, bin, who))
+	now, _ := late.postmaster()
+	require.Equal(t, pid, now)
+	require.NoError(t, connects(t, late.URL()))
+}
+
 func TestLostSocketCausesARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
