@@ -113,6 +113,9 @@ type TerminateOrder struct {
 	Cause      Cause  `json:"cause"`
 	// DrainSeconds is how long requests in flight may still take; 0 drops them at once.
 	DrainSeconds int `json:"drainSeconds"`
+	// FinishQueue makes the instance also take what waits in the version's queue, within the same time: a graceful
+	// undeploy.
+	FinishQueue bool `json:"finishQueue,omitempty"`
 }
 
 // The commands.

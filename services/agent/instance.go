@@ -350,22 +350,45 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 
 // drain lets requests in flight finish, as long as the order says and the instance lives.
 func (i *instance) drain(m *member, exited <-chan *end) {
-	m.pause()
-	i.report(instances.ShuttingDown, "", nil)
 	i.mu.Lock()
-	patience := time.Duration(i.rec.Stop.DrainSeconds) * time.Second
+	patience, finish := time.Duration(i.rec.Stop.DrainSeconds)*time.Second, i.rec.Stop.FinishQueue
 	i.mu.Unlock()
+	if finish {
+		m.finish()
+	} else {
+		m.pause()
+	}
+	i.report(instances.ShuttingDown, "", nil)
 	t := time.NewTimer(patience)
 	defer t.Stop()
-	select {
-	case <-m.idle():
-	case <-t.C:
-	case e := <-exited:
-		i.log.Info("instance ended while it drained", zap.String("why", e.Message))
-	case <-i.force.Done():
-	case <-i.agent.ctx.Done():
+	var again <-chan time.Time // looks whether the queue is empty by now
+	for {
+		idle := m.idle()
+		if again != nil {
+			idle = nil
+		}
+		select {
+		case <-idle:
+			if !finish || m.finished() {
+				return
+			}
+			again = time.After(queueSettles)
+			continue
+		case <-again:
+			again = nil
+			continue
+		case <-t.C:
+		case e := <-exited:
+			i.log.Info("instance ended while it drained", zap.String("why", e.Message))
+		case <-i.force.Done():
+		case <-i.agent.ctx.Done():
+		}
+		return
 	}
 }
+
+// queueSettles is how long a look into the queue may take before an idle instance asks again whether it is empty.
+const queueSettles = 20 * time.Millisecond
 
 // finish stops and removes whatever is left and reports the end; false when the agent ended first. It does not give up:
 // a leaked instance holds a GPU.

@@ -69,7 +69,9 @@ type member struct {
 	// Guarded by pool.mu.
 	busy   int
 	paused bool
-	empty  chan struct{} // closed when busy falls to 0 while somebody waits for that
+	// finishing instances take what is queued and nothing new.
+	finishing bool
+	empty     chan struct{} // closed when busy falls to 0 while somebody waits for that
 }
 
 // join puts an instance into service.
@@ -179,7 +181,7 @@ func (p *pool) offered(offer []byte) {
 		p.refuse(call)
 		return
 	}
-	m := p.acquire()
+	m := p.acquire(false)
 	if m == nil {
 		p.refuse(call)
 		return
@@ -196,13 +198,13 @@ func (p *pool) refuse(call *relay.Call) {
 	}
 }
 
-// acquire takes a slot of the least busy instance; nil when there is none.
-func (p *pool) acquire() *member {
+// acquire takes a slot of the least busy instance, for queued or new work; nil when there is none.
+func (p *pool) acquire(queued bool) *member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var best *member
 	for _, m := range p.members {
-		if m.paused || m.busy >= m.slots {
+		if m.paused || m.finishing && !queued || m.busy >= m.slots {
 			continue
 		}
 		if best == nil || m.busy*best.slots < best.busy*m.slots {
@@ -276,7 +278,7 @@ func (p *pool) takeQueued(ctx context.Context, batch int) error {
 	for ctx.Err() == nil {
 		var reserved []*member
 		for len(reserved) < batch {
-			m := p.acquire()
+			m := p.acquire(true)
 			if m == nil {
 				break
 			}
@@ -398,6 +400,22 @@ func (m *member) resume() {
 	m.paused = false
 	m.pool.mu.Unlock()
 	m.pool.look()
+}
+
+// finish makes the instance take what is queued and nothing new.
+func (m *member) finish() {
+	m.pool.mu.Lock()
+	m.finishing = true
+	m.pool.mu.Unlock()
+	m.pool.look()
+}
+
+// finished reports that nothing is in flight and the queue was found empty. A look into the queue takes its slot before
+// it clears the flag, so under the lock the two never both miss an entry.
+func (m *member) finished() bool {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	return m.busy == 0 && !m.pool.queued.Load()
 }
 
 // idle is closed when nothing is in flight.

@@ -314,3 +314,30 @@ func TestGRPCHealth(t *testing.T) {
 	last := w.state(w.launch(w.version(func(l *functions.Launchable) { grpc("GRPC")(l); l.Function.ContainerArgs = "serve" }), soon), instances.Terminated)
 	require.Contains(t, last.Message, "gRPC health check")
 }
+
+// A graceful undeploy lets what waits in the queue be answered too, but nothing new.
+func TestTerminateFinishesTheQueue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.agent(nil)
+	v := w.version(nil)
+	id := w.launch(v, slots(1))
+	w.state(id, instances.Running)
+	w.ready(v)
+	holder := w.open("/work?ms=300&name=0", nil)
+	require.NoError(t, w.offer(holder, v))
+	var waiting []*relay.Exchange
+	for n := 1; n <= 4; n++ {
+		ex, _ := w.enqueue(v, "/work?ms=30&name="+strconv.Itoa(n))
+		waiting = append(waiting, ex)
+	}
+	w.terminate(id, 60, func(o *instances.TerminateOrder) { o.FinishQueue = true })
+	w.state(id, instances.ShuttingDown)
+	require.Error(t, w.offer(w.open("/work?name=new", nil), v), "nothing new is taken")
+	for _, ex := range append(waiting, holder) {
+		r := read(ex)
+		require.NoError(t, r.err)
+		require.Equal(t, id, r.body)
+	}
+	w.state(id, instances.Terminated)
+}

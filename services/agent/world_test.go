@@ -284,12 +284,13 @@ func (w *world) launch(version string, change func(*instances.LaunchOrder)) stri
 	return order.InstanceID
 }
 
-func (w *world) terminate(id string, drain int) {
+func (w *world) terminate(id string, drain int, change ...func(*instances.TerminateOrder)) {
 	w.t.Helper()
-	command := uuid.NewString()
-	send(w, instances.Terminate, command, instances.TerminateOrder{
-		CommandID: command, InstanceID: id, Account: "acme", Cause: instances.ByUser, DrainSeconds: drain,
-	})
+	order := instances.TerminateOrder{CommandID: uuid.NewString(), InstanceID: id, Account: "acme", Cause: instances.ByUser, DrainSeconds: drain}
+	for _, c := range change {
+		c(&order)
+	}
+	send(w, instances.Terminate, order.CommandID, order)
 }
 
 // send publishes an order as an outbox does.

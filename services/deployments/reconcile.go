@@ -368,6 +368,7 @@ func (r *Reconciler) stop(ctx context.Context, t tx, d *deployment, s stop, now 
 	}
 	return orderEnd(ctx, t, r.journal, i.Cluster, i.Node, instances.TerminateOrder{
 		InstanceID: i.ID, Account: d.Account, VersionID: d.VersionID, Cause: s.cause, DrainSeconds: s.drain,
+		FinishQueue: s.drain == drainGraceful,
 	})
 }
 

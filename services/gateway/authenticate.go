@@ -123,6 +123,16 @@ func (e *entry) usable(now time.Time) (*entry, error) {
 	return e, nil
 }
 
+// invoker authenticates the caller of a function. There a dead key is 401, while the management APIs answer 403 to it
+// (keys §14, ruling 1).
+func (g *Gateway) invoker(r *http.Request) (*entry, error) {
+	e, err := g.auth.authenticate(r.Context(), r.Header)
+	if problem.HasCode(err, problem.Forbidden) {
+		return nil, problem.New(problem.Unauthorized, "Authorization failed")
+	}
+	return e, err
+}
+
 // authorizationFailed is the answer for a key that does not exist; it says nothing about why.
 func authorizationFailed() *problem.Problem {
 	return problem.New(problem.Forbidden, "Authorization failed")

@@ -107,6 +107,8 @@ func TestBearers(t *testing.T) {
 		}
 	}
 	require.Equal(t, "Authorization failed", refused(t, list(t, s, "Bearer nvapi-unknown"), 403).Detail, "nothing about why")
+	invoke := do(t, client(t, false), request(t, "POST", s.url+"/echo", nil, "Host", uuid.NewString()+".invocation.localhost", "Authorization", "Bearer nvapi-unknown"))
+	require.Equal(t, "Authorization failed", refused(t, invoke, 401).Detail, "on invocation a dead key is 401")
 	require.LessOrEqual(t, s.jwksReads.Load(), int32(4), "unknown key ids do not make the gateway ask again and again")
 }
 

@@ -127,7 +127,7 @@ func TestGRPC(t *testing.T) {
 			{"3", []string{"Authorization", auth(bearer), "function-id", fid, "function-version-id", "x"}},
 			{"5", []string{"Authorization", auth(bearer), "function-id", uuid.NewString()}},
 			{"7", []string{"Authorization", auth(narrow), "function-id", fid}},
-			{"7", []string{"Authorization", "Bearer nvapi-unknown", "function-id", fid}},
+			{"16", []string{"Authorization", "Bearer nvapi-unknown", "function-id", fid}},
 		} {
 			got := do(t, c, call("/echo.Echo/Say", strings.NewReader(message("x")), tc.headers...))
 			require.Equal(t, http.StatusOK, got.StatusCode)

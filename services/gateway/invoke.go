@@ -72,7 +72,7 @@ func (g *Gateway) invokeDirect(w http.ResponseWriter, r *http.Request, d destina
 // it is refused.
 func (g *Gateway) admit(r *http.Request, d destination, direct bool) (*call, error) {
 	c := &call{id: newRequestID(), function: d.functionID, detachable: !direct, session: direct && isGRPC(r), began: time.Now()}
-	e, err := g.auth.authenticate(r.Context(), r.Header)
+	e, err := g.invoker(r)
 	if err != nil {
 		return c, err
 	}
@@ -247,11 +247,27 @@ func (g *Gateway) place(ctx context.Context, ex *relay.Exchange, c *call) error 
 		case <-ex.Accepted():
 			return nil
 		case <-again.C:
+			if err := g.abandoned(ctx, ex, c); err != nil {
+				return err
+			}
 			g.waker.wake(c.target.VersionID)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// abandoned reports that a queued call waits in vain: its version was undeployed meanwhile, and no instance is left that
+// finishes the queue.
+func (g *Gateway) abandoned(ctx context.Context, ex *relay.Exchange, c *call) error {
+	_, gone := g.versions.route(ctx, c.caller, c.function, c.target.VersionID)
+	if !problem.HasCode(gone, problem.NotFound) {
+		return nil
+	}
+	if err := ex.Offer(ctx, subject.Direct(c.target.VersionID)); errors.Is(err, relay.ErrNoResponders) {
+		return gone
+	}
+	return nil
 }
 
 // detach lets a call go on without its client, which hears 202. The record is durable before that, and before the

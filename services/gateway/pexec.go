@@ -65,7 +65,7 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 	if p := pathUUIDs(r); p != nil {
 		return p
 	}
-	e, err := g.auth.authenticate(r.Context(), r.Header)
+	e, err := g.invoker(r)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, id, err)
 		return
 	}
-	q := audit.EventsRequest{Since: r.URL.Query().Get("since"), Entity: r.URL.Query().Get("entity"), Domain: r.URL.Query().Get("domain"), WaitSeconds: streamWait}
+	q := audit.EventsRequest{Since: r.URL.Query().Get("since"), Entity: r.URL.Query().Get("entity"), Domain: r.URL.Query().Get("domain")}
 	from := r.Header.Get("Last-Event-ID")
 	if from == "" {
 		from = r.URL.Query().Get("after")
@@ -47,6 +47,10 @@ func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	started := false
 	for ctx.Err() == nil {
+		q.WaitSeconds = streamWait
+		if !started {
+			q.WaitSeconds = 0 // the client hears at once that it is connected
+		}
 		page, err := bus.Call(ctx, g.conn, audit.Events, q)
 		if err != nil {
 			if !started {

@@ -152,7 +152,7 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	if err := platform.Start(ctx); err != nil {
 		return err
 	}
-	go announce(ctx, registry, out, began)
+	go announce(ctx, registry, out, began, cfg.Sample)
 	select {
 	case <-ctx.Done():
 	case <-platform.Wait():
@@ -227,7 +227,7 @@ func lockDir(dir string) (unlock func(), err error) {
 }
 
 // announce prints where the platform is once it is ready.
-func announce(ctx context.Context, h *health.Registry, out io.Writer, began time.Time) {
+func announce(ctx context.Context, h *health.Registry, out io.Writer, began time.Time, sample bool) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -244,14 +244,17 @@ func announce(ctx context.Context, h *health.Registry, out io.Writer, began time
 	if err != nil {
 		return
 	}
+	try := ""
+	if sample {
+		try = `         bin/sirocco function invoke sample-echo -d '{"message":"hello","repeats":1}'` + "\n"
+	}
 	fmt.Fprintf(out, `
 Sirocco is ready after %s.
 
   HTTP   http://%s      gRPC   %s
   Next   bin/sirocco status
          bin/sirocco function list
-         bin/sirocco function invoke sample-echo -d '{"message":"hello","repeats":1}'
-
+%s
 Ctrl-C stops it.
-`, time.Since(began).Round(10*time.Millisecond), cfg.HTTPAddr, cfg.GRPCAddr)
+`, time.Since(began).Round(10*time.Millisecond), cfg.HTTPAddr, cfg.GRPCAddr, try)
 }
