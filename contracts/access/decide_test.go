@@ -79,6 +79,18 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestDetailsStayWithTheirPolicy: the details scope of one function is none for all functions.
+func TestDetailsStayWithTheirPolicy(t *testing.T) {
+	caller, p := Decide(ReadFunctions, key(policy("list_functions", allFunctions), policy("list_functions list_functions_details", oneFunction)))
+	if p != nil || caller.Has(ListFunctionDetails) || !caller.Has(ListFunctions) || len(caller.Resources) != 2 {
+		t.Fatalf("%+v %v", caller, p)
+	}
+	caller, p = Decide(ReadFunctions, key(policy("list_functions list_functions_details", oneFunction), policy("invoke_function", allFunctions)))
+	if p != nil || !caller.Has(ListFunctionDetails) || len(caller.Resources) != 1 {
+		t.Fatalf("%+v %v", caller, p)
+	}
+}
+
 func TestEveryRowCanBeSatisfied(t *testing.T) {
 	for name, r := range Matrix {
 		if len(r.AnyOf) == 0 || r.What == "" || r.Audience == "" {

@@ -70,19 +70,26 @@ func Decide(r Row, c Credential) (Caller, *problem.Problem) {
 	if len(r.Reaches) == 0 {
 		return Caller{}, problem.New(problem.Forbidden, "a key cannot %s; use an administrator token", r.What)
 	}
-	scoped := false
+	scoped, contributed := false, false
 	for _, p := range c.Policies {
 		if !p.isFor(r.Audience) || !satisfied(r.AnyOf, p.Scopes) {
 			continue
 		}
 		scoped = true
+		before := len(caller.Resources)
 		for _, res := range p.Resources {
 			if reach, ok := res.Reach(); ok && slices.Contains(r.Reaches, reach) {
 				caller.Resources = append(caller.Resources, res)
 			}
 		}
-		if len(caller.Resources) > 0 {
-			caller.Scopes = append(caller.Scopes, p.Scopes...)
+		switch {
+		case len(caller.Resources) == before:
+		case !contributed:
+			caller.Scopes, contributed = slices.Clone(p.Scopes), true
+		default:
+			// A scope that goes beyond the row holds for every resource of the caller or for none: one of this policy
+			// must not reach the resources of another.
+			caller.Scopes = slices.DeleteFunc(caller.Scopes, func(s Scope) bool { return !slices.Contains(p.Scopes, s) })
 		}
 	}
 	switch {
