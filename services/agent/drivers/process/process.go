@@ -491,7 +491,25 @@ func (d *Driver) Remove(ctx context.Context, h drivers.Handle) error {
 	if h.Dir == "" {
 		return nil
 	}
-	return os.RemoveAll(h.Dir)
+	return d.removeDir(ctx, h.Dir)
+}
+
+// removeDir tries again when a file appeared meanwhile: another driver that watched the same process, such as that of
+// an agent which is about to end, may just be writing its note. It writes one and makes no directory.
+func (d *Driver) removeDir(ctx context.Context, dir string) error {
+	for {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+		t := d.clock.NewTimer(10 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
 }
 
 // Transport implements drivers.Driver.
