@@ -107,6 +107,9 @@ func (c *Conn) Check(ctx context.Context) error {
 	return nil
 }
 
+// Connected reports whether the server can be reached now. What is sent while it cannot leaves when it is back.
+func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+
 // Flush waits until the server has seen everything sent so far, such as new subscriptions; ten seconds at most.
 func (c *Conn) Flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)

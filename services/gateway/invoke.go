@@ -98,6 +98,11 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request, c *call, method,
 	defer func() { g.counters.finished(c, status, time.Since(c.began)) }()
 	ctx, cancel := context.WithTimeout(r.Context(), invocation.Longest)
 	defer cancel()
+	if !g.conn.Connected() {
+		// An offer sent now would reach its worker when the server is back, perhaps long after the client gave up.
+		status = g.refuseCall(w, r, c, problem.New(problem.Unavailable, "the gateway is reconnecting to NATS; try again in a moment"))
+		return
+	}
 	body := &upload{from: r.Body}
 	ex, err := g.relay.Open(g.exchange(r, c, method, uri, body))
 	if err != nil {

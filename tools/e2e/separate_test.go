@@ -380,6 +380,10 @@ func TestSeparate(t *testing.T) {
 		refusal := u.run(v, 0, header("NVCF-POLL-SECONDS", "1"))
 		require.GreaterOrEqual(t, refusal.status, 500)
 		t.Logf("without NATS a call is refused after %s: %s", refusal.took.Round(time.Millisecond), refusal.problem().Detail)
+		soon(t, 3*time.Second, "a call without NATS is refused at once", func() bool {
+			r := u.run(v, 0, header("NVCF-POLL-SECONDS", "30"))
+			return r.status == 503 && r.took < time.Second
+		})
 		for _, name := range names {
 			soon(t, 5*time.Second, name+" says that it waits for nats", func() bool {
 				ok, text := s.ready(name)

@@ -64,10 +64,16 @@ type Process struct {
 // process that is away could otherwise be given the very port it dials, and hold it when the process comes back.
 const firstPort, lastPort = 10_000, 19_999
 
-// FreePort finds a TCP port that nobody listens on now.
+// given are the ports handed out by this process: one that is not bound yet looks free.
+var given sync.Map
+
+// FreePort finds a TCP port that nobody listens on now and that it has not handed out before.
 func FreePort() (int, error) {
 	for range 100 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
 			continue
