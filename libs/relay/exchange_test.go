@@ -420,7 +420,7 @@ func TestPromiseOutlivesTheClient(t *testing.T) {
 	t.Parallel()
 	finish := make(chan struct{})
 	n := startNATS(t)
-	quick := func(s *Server) { s.beat = 20 * time.Millisecond }
+	quick := func(s *Server) { s.beat = 100 * time.Millisecond }
 	s := newTestServer(t, connect1(t, n), quick)
 	work(t, s, func(ctx context.Context, w *Writer, _ *Request) error {
 		select {
@@ -586,7 +586,7 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		})
-		c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 20 * time.Millisecond })
+		c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 100 * time.Millisecond })
 		ex, err := c.Open(get("/"))
 		require.NoError(t, err)
 		require.NoError(t, ex.Offer(background(t), subject))
@@ -606,7 +606,7 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 		require.NoError(t, err)
 		defer func() { _ = sub.Unsubscribe() }()
 		require.NoError(t, rogue.Flush())
-		c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 20 * time.Millisecond })
+		c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 100 * time.Millisecond })
 		ex, err := c.Open(get("/"))
 		require.NoError(t, err)
 		require.NoError(t, ex.Offer(background(t), "inv.mute"))
@@ -614,7 +614,7 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 		require.ErrorIs(t, err, ErrPeerLost)
 	})
 	t.Run("client", func(t *testing.T) {
-		s := newTestServer(t, connect1(t, n), func(s *Server) { s.beat = 20 * time.Millisecond })
+		s := newTestServer(t, connect1(t, n), func(s *Server) { s.beat = 100 * time.Millisecond })
 		ended := work(t, s, func(ctx context.Context, _ *Writer, _ *Request) error {
 			<-ctx.Done()
 			return nil
@@ -632,12 +632,13 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 // Keep-alive must not end an exchange whose peers are well.
 func TestLongExchangeLives(t *testing.T) {
 	t.Parallel()
+	const beat = 200 * time.Millisecond // three of them outlast the stalls of a busy machine
 	n := startNATS(t)
-	s := newTestServer(t, connect1(t, n), func(s *Server) { s.beat = 30 * time.Millisecond })
+	s := newTestServer(t, connect1(t, n), func(s *Server) { s.beat = beat })
 	var pings atomic.Int32
 	work(t, s, func(ctx context.Context, w *Writer, _ *Request) error {
 		select {
-		case <-time.After(30 * 12 * time.Millisecond): // many beats of silence
+		case <-time.After(12 * beat): // many beats of silence
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -651,7 +652,7 @@ func TestLongExchangeLives(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer func() { _ = spy.Unsubscribe() }()
-	c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 30 * time.Millisecond })
+	c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = beat })
 	_, resp := exchange(t, c, get("/"))
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)

@@ -223,7 +223,7 @@ func TestHealthDecidesWhoServes(t *testing.T) {
 	w.state(id, instances.Running)
 	w.ready(v)
 	ex := w.open("/work?ms=3000", nil) // goes on through the sickness
-	require.NoError(t, w.offer(ex, v))
+	w.place(ex, v)
 	require.Equal(t, 200, w.call(v, "/sick").status)
 	last := w.state(id, instances.Unhealthy)
 	require.Contains(t, last.Message, "answered 503 instead of 200")
@@ -419,7 +419,7 @@ func TestStopInstances(t *testing.T) {
 	w.state(id, instances.Running)
 	w.ready(v)
 	ex := w.open("/work?ms=500", nil)
-	require.NoError(t, w.offer(ex, v))
+	w.place(ex, v)
 	answer := make(chan response, 1)
 	go func() { answer <- read(ex) }()
 	n.stop()
