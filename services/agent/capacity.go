@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/services/agent/drivers"
 	"github.com/sirocco-cloud/sirocco/services/agent/gpus"
@@ -214,7 +215,7 @@ func (c *capacity) snapshot(ctx context.Context) error {
 	facts, types, seq := c.facts, c.types, c.sequence
 	c.mu.Unlock()
 	cfg := c.agent.cfg
-	facts.Region, facts.Drivers, facts.AgentVersion = cfg.Region, c.agent.usable(ctx), "1.0.0"
+	facts.Region, facts.Drivers, facts.AgentVersion = cfg.Region, c.agent.usable(ctx), app.Version
 	s := clusters.Snapshot{
 		Cluster: cfg.Cluster, Node: cfg.Node, Account: cfg.Account, Epoch: c.agent.id.Epoch, Sequence: seq, At: time.Now().UTC(),
 		State: clusters.NodeReady, Facts: facts, Devices: ds, Types: types,
