@@ -45,6 +45,20 @@ type Credential struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 	// Version rises with every change of a key.
 	Version int64 `json:"version,omitempty"`
+	// IssuedAt and SigningKey of a token let a revocation name it; a key has none.
+	IssuedAt   time.Time `json:"issuedAt,omitzero"`
+	SigningKey string    `json:"signingKey,omitempty"`
+	// RateLimit and AllowedCIDRs of a key; absent means unlimited and anywhere.
+	RateLimit    *RateLimit `json:"rateLimit,omitempty"`
+	AllowedCIDRs []string   `json:"allowedCidrs,omitempty"`
+}
+
+// RateLimit bounds what one key may do: requests per second, how many at once after a pause, and how many in flight.
+// A zero member does not limit.
+type RateLimit struct {
+	RPS        float64 `json:"rps,omitempty"`
+	Burst      int     `json:"burst,omitempty"`
+	Concurrent int     `json:"concurrent,omitempty"`
 }
 
 // Policy pairs scopes with the resources they apply to.
@@ -100,14 +114,21 @@ type Caller struct {
 	Account string `json:"account"`
 	Kind    Kind   `json:"kind"`
 	// ID is the key id or the token's jti, Subject the owner or the sub claim.
-	ID      string  `json:"id"`
-	Subject string  `json:"subject"`
-	Scopes  []Scope `json:"scopes,omitempty"`
-	// Resources are the entries of a key that are compatible with the row; a JWT has none and is unrestricted.
-	Resources []Resource `json:"resources,omitempty"`
-	RequestID string     `json:"requestId,omitempty"`
-	Address   string     `json:"address,omitempty"`
+	ID      string `json:"id"`
+	Subject string `json:"subject"`
+	// Scopes of a token; those of a key are in Grants, each with the resources it holds for.
+	Scopes []Scope `json:"scopes,omitempty"`
+	// Grants are the ways of the row that a key satisfies, one element per way; a token has none and is unrestricted.
+	Grants []Grant `json:"grants,omitempty"`
+	// CrossAccount is set when the path named the account (/accounts/{ncaId}/…), so that a super administrator acts.
+	CrossAccount bool   `json:"crossAccount,omitempty"`
+	RequestID    string `json:"requestId,omitempty"`
+	Address      string `json:"address,omitempty"`
 }
+
+// Grant is one satisfied way of a row: for each of its scopes, the entries of the key that hold for that scope and are
+// of a type that the way accepts. Scope and entry come from one policy; two scopes may come from two (keys §14.10).
+type Grant map[Scope][]Resource
 
 // Actor is the caller as events name it.
 func (c Caller) Actor() event.Actor {
@@ -120,42 +141,70 @@ func (c Caller) Actor() event.Actor {
 	return event.Actor{Type: "system", ID: c.Subject}
 }
 
-// Has reports whether the credential carries the scope.
-func (c Caller) Has(s Scope) bool {
-	return slices.Contains(c.Scopes, s)
-}
-
 // CoversFunction reports whether the caller may act on one version of a function that its own account owns (own) or
 // that is shared with it. An empty version asks for the function as a whole.
 func (c Caller) CoversFunction(own bool, functionID, versionID string) bool {
+	return c.covers(func(reach Reach, id string) bool { return reach.overFunction(id, own, functionID, versionID) })
+}
+
+// MayAlso reports whether the caller holds a scope that goes beyond what the row needs, for that same version: the
+// details of a function are shown only to who may see them of this function.
+func (c Caller) MayAlso(s Scope, own bool, functionID, versionID string) bool {
+	if c.Kind != Key {
+		return slices.Contains(c.Scopes, s)
+	}
+	return slices.ContainsFunc(c.Grants, func(g Grant) bool {
+		return anyReach(g[s], func(reach Reach, id string) bool { return reach.overFunction(id, own, functionID, versionID) })
+	})
+}
+
+// CoversTask reports whether the caller may act on a task of its own account; an empty id asks for all tasks.
+func (c Caller) CoversTask(taskID string) bool {
+	return c.covers(func(reach Reach, id string) bool { return reach == AT || reach == AE || reach == T && id == taskID })
+}
+
+// CoversCluster reports whether the caller may act on a cluster of its own account; an empty id asks for all clusters.
+func (c Caller) CoversCluster(clusterID string) bool {
+	return c.covers(func(reach Reach, id string) bool {
+		return reach == AC || reach == AE || reach == AF || reach == CL && id == clusterID
+	})
+}
+
+// covers reports whether, in one way, every scope has an entry that holds.
+func (c Caller) covers(holds func(reach Reach, id string) bool) bool {
 	if c.Kind != Key {
 		return true
 	}
-	for _, r := range c.Resources {
+	return slices.ContainsFunc(c.Grants, func(g Grant) bool {
+		for _, entries := range g {
+			if !anyReach(entries, holds) {
+				return false
+			}
+		}
+		return len(g) > 0
+	})
+}
+
+func anyReach(entries []Resource, holds func(reach Reach, id string) bool) bool {
+	return slices.ContainsFunc(entries, func(r Resource) bool {
 		reach, ok := r.Reach()
-		if !ok {
-			continue
-		}
-		fn, version, _ := strings.Cut(r.ID, "/")
-		switch reach {
-		case AF, AE:
-			if own {
-				return true
-			}
-		case SF:
-			if !own {
-				return true
-			}
-		case F:
-			if fn == functionID {
-				return true
-			}
-		case V:
-			if fn == functionID && version == versionID {
-				return true
-			}
-		case AC, CL, AT, T: // say nothing about functions
-		}
+		return ok && holds(reach, strings.ToLower(r.ID))
+	})
+}
+
+// overFunction reports whether an entry of this reach with this id covers a version of a function.
+func (r Reach) overFunction(id string, own bool, functionID, versionID string) bool {
+	fn, version, _ := strings.Cut(id, "/")
+	switch r {
+	case AF, AE:
+		return own
+	case SF:
+		return !own
+	case F:
+		return fn == functionID
+	case V:
+		return fn == functionID && version == versionID
+	case AC, CL, AT, T: // say nothing about functions
 	}
 	return false
 }

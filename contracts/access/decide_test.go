@@ -2,7 +2,6 @@ package access
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 
@@ -49,7 +48,8 @@ func TestDecide(t *testing.T) {
 		{"details do not replace list", Deploy, key(policy("deploy_function list_functions_details", allFunctions)), problem.ScopeMissing},
 		{"both scopes", Deploy, key(policy("deploy_function list_functions", allFunctions)), ""},
 		{"reading a deployment needs one", ReadDeployment, key(policy("deploy_function", allFunctions)), ""},
-		{"scopes of two policies never combine", Deploy, key(policy("deploy_function", allFunctions), policy("list_functions", allFunctions)), problem.ScopeMissing},
+		{"two scopes may stand in two policies", Deploy, key(policy("deploy_function", oneFunction), policy("list_functions", allFunctions)), ""},
+		{"each with a resource of its own", Deploy, key(policy("deploy_function", allFunctions), policy("list_functions")), problem.ResourceType},
 		{"scope and resource of two policies never combine", Invoke, key(policy("invoke_function"), policy("list_functions", allFunctions)), problem.ResourceType},
 		{"create with a narrow key", CreateFunction, key(policy("register_function", oneFunction)), problem.ResourceType},
 		{"create with a version key", CreateVersion, key(policy("register_function", oneVersion)), problem.ResourceType},
@@ -57,7 +57,8 @@ func TestDecide(t *testing.T) {
 		{"all entity beside all functions", Invoke, key(policy("invoke_function", everything, allFunctions)), ""},
 		{"an entry that does not parse grants nothing", Invoke, key(policy("invoke_function", "function "+fnA, "function *", "account-functions x", "what *")), problem.ResourceType},
 		{"a key never manages clusters", ManageClusters, key(policy("cluster-management", everything)), problem.Forbidden},
-		{"clusters with all functions", ReadGroups, key(policy("list_clusters", "account-clusters *")), ""},
+		{"clusters with all functions", ReadGroups, key(policy("list_clusters", allFunctions)), problem.ResourceType},
+		{"clusters with all clusters", ReadGroups, key(policy("list_clusters", "account-clusters *")), ""},
 		{"a key of another audience", Invoke, Credential{Kind: Key, Audiences: []string{TasksAudience}, Policies: []Policy{policy("invoke_function", allFunctions)}}, problem.Forbidden},
 		{"a policy of another audience", Invoke, key(Policy{Audience: TasksAudience, Scopes: []string{InvokeFunction}, Resources: []Resource{{"*", "account-functions"}}}), problem.ScopeMissing},
 		{"a token has no resources", Deploy, Credential{Kind: JWT, Scopes: AdminDefaults()}, ""},
@@ -82,22 +83,32 @@ func TestDecide(t *testing.T) {
 // TestDetailsStayWithTheirPolicy: the details scope of one function is none for all functions.
 func TestDetailsStayWithTheirPolicy(t *testing.T) {
 	caller, p := Decide(ReadFunctions, key(policy("list_functions", allFunctions), policy("list_functions list_functions_details", oneFunction)))
-	if p != nil || caller.Has(ListFunctionDetails) || !caller.Has(ListFunctions) || len(caller.Resources) != 2 {
+	if p != nil || !caller.MayAlso(ListFunctionDetails, true, fnA, verA) || caller.MayAlso(ListFunctionDetails, true, fnB, verA) ||
+		!caller.CoversFunction(true, fnB, verA) {
 		t.Fatalf("%+v %v", caller, p)
 	}
-	caller, p = Decide(ReadFunctions, key(policy("list_functions list_functions_details", oneFunction), policy("invoke_function", allFunctions)))
-	if p != nil || !caller.Has(ListFunctionDetails) || len(caller.Resources) != 1 {
+}
+
+// TestTwoScopesMustBothCover: deploying function A needs both scopes for A (keys §14, ruling 10).
+func TestTwoScopesMustBothCover(t *testing.T) {
+	caller, p := Decide(Deploy, key(policy("deploy_function", oneFunction), policy("list_functions", "function "+fnB+"/*")))
+	if p != nil || caller.CoversFunction(true, fnA, verA) || caller.CoversFunction(true, fnB, verB) {
 		t.Fatalf("%+v %v", caller, p)
 	}
 }
 
 func TestEveryRowCanBeSatisfied(t *testing.T) {
 	for name, r := range Matrix {
-		if len(r.AnyOf) == 0 || r.What == "" || r.Audience == "" {
+		if len(r.Ways) == 0 || r.What == "" || r.Audience == "" {
 			t.Errorf("%s is incomplete: %+v", name, r)
 		}
-		if _, p := Decide(r, Credential{Kind: JWT, Scopes: slices.Concat(r.AnyOf...)}); p != nil {
-			t.Errorf("%s refuses its own scopes: %s", name, p)
+		for _, w := range r.Ways {
+			if _, p := Decide(r, Credential{Kind: JWT, Scopes: w.Scopes}); p != nil {
+				t.Errorf("%s refuses its own scopes: %s", name, p)
+			}
+		}
+		if _, p := Decide(r.ForAccount(), Credential{Kind: JWT, Scopes: r.Ways[0].Scopes}); p == nil && len(r.Ways[0].Scopes) > 0 && !isAdmin(r.Ways[0].Scopes[0]) {
+			t.Errorf("%s of another account is open to a plain scope", name)
 		}
 	}
 }
@@ -121,7 +132,7 @@ func TestCoversFunction(t *testing.T) {
 		{oneVersion, true, fnA, "", false},
 		{everything, true, fnA, verA, true},
 	} {
-		caller := Caller{Kind: Key, Resources: policy("", c.resource).Resources}
+		caller := Caller{Kind: Key, Grants: []Grant{{InvokeFunction: policy("", c.resource).Resources}}}
 		if got := caller.CoversFunction(c.own, c.fn, c.version); got != c.want {
 			t.Errorf("%q own=%v covers %s/%s: %v, want %v", c.resource, c.own, c.fn, c.version, got, c.want)
 		}
@@ -140,7 +151,7 @@ func FuzzDecide(f *testing.F) {
 			return
 		}
 		caller, p := Decide(Invoke, c)
-		if p == nil && len(caller.Resources) == 0 {
+		if p == nil && len(caller.Grants) == 0 {
 			t.Fatal("a key was let through without a resource")
 		}
 		_ = caller.CoversFunction(true, functionID, "")

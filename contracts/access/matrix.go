@@ -1,145 +1,139 @@
 package access
 
-import (
-	"slices"
-
-	"github.com/sirocco-cloud/sirocco/contracts/problem"
-)
+import "slices"
 
 // Row is one line of the matrix of keys §7.4: what a route asks of a credential.
 type Row struct {
 	// Name identifies the row in routes and documentation.
 	Name string
-	// What completes the sentence "this credential may not …".
+	// What completes the sentence "this credential may …".
 	What string
-	// AnyOf lists alternatives; within one alternative every scope is needed.
-	AnyOf [][]Scope
-	// Reaches are the resource entries of a key that are compatible; none means that keys are refused.
-	Reaches []Reach
+	// Ways lists alternatives; a credential needs one of them.
+	Ways []Way
 	// Audience is the service id a key must be made for.
 	Audience string
+}
+
+// Way is one alternative of a row.
+type Way struct {
+	// Scopes are all needed.
+	Scopes []Scope
+	// Reaches are the resource entries of a key that are compatible; none means tokens only.
+	Reaches []Reach
 }
 
 // Matrix is every row, by name.
 var Matrix = map[string]Row{}
 
-func row(name, what string, reaches []Reach, anyOf ...[]Scope) Row {
-	r := Row{Name: name, What: what, AnyOf: anyOf, Reaches: reaches, Audience: FunctionsAudience}
+func row(audience, name, what string, ways ...Way) Row {
+	r := Row{Name: name, What: what, Ways: ways, Audience: audience}
 	Matrix[name] = r
 	return r
 }
 
+// by is a way that keys may go, with resources of these types; tokens may go every way.
+func by(reaches []Reach, scopes ...Scope) Way { return Way{Scopes: scopes, Reaches: reaches} }
+
+// byToken is a way for tokens only.
+func byToken(scopes ...Scope) Way { return Way{Scopes: scopes} }
+
 var (
+	created   = []Reach{AF, AE}
 	managed   = []Reach{AF, F, V, AE}
 	invokable = []Reach{AF, SF, F, V}
 	visible   = []Reach{AF, SF, F, V, AE}
+	entity    = []Reach{AE}
+	clustered = []Reach{AC, AE}
+	anyTask   = []Reach{AT, T, AE}
 )
 
-// The rows that routes refer to.
+// The rows of functions (1–16).
 var (
-	CreateFunction = row("function.create", "create a function", []Reach{AF, AE}, []Scope{RegisterFunction})
-	CreateVersion  = row("version.create", "create a version", []Reach{AF, F, AE}, []Scope{RegisterFunction})
-	ReadFunctions  = row("function.read", "read functions", visible, []Scope{ListFunctionDetails}, []Scope{ListFunctions})
-	WriteFunction  = row("function.update", "update a function", managed, []Scope{UpdateFunction})
-	RemoveFunction = row("function.delete", "delete a function", managed, []Scope{DeleteFunction})
-	Deploy         = row("deployment.write", "deploy a function", managed, []Scope{DeployFunction, ListFunctions})
-	ReadDeployment = row("deployment.read", "read or remove a deployment", managed, []Scope{DeployFunction})
-	Invoke         = row("function.invoke", "invoke a function", invokable, []Scope{InvokeFunction})
-	ReadQueues     = row("queue.read", "read queues", visible, []Scope{QueueDetails})
-	ReadGroups     = row("clustergroup.read", "list cluster groups", []Reach{AC, AE, AF}, []Scope{ListClusterGroups}, []Scope{ListClusters})
-	SupportedGPUs  = row("gpu.read", "list supported GPUs", managed, []Scope{RegisterFunction})
-	ManageClusters = row("cluster.manage", "manage clusters", nil, []Scope{ClusterManagement})
-	ReadAudit      = row("audit.read", "read the audit record", nil, []Scope{AuditRead})
+	CreateFunction = row(FunctionsAudience, "function.create", "create a function", by(created, RegisterFunction))
+	CreateVersion  = row(FunctionsAudience, "version.create", "create a version", by([]Reach{AF, F, AE}, RegisterFunction))
+	SupportedGPUs  = row(FunctionsAudience, "gpu.read", "list supported GPUs",
+		by(managed, RegisterFunction), by(entity, GPUCapacity), byToken("admin:"+RegisterFunction))
+	ReadFunctions    = row(FunctionsAudience, "function.read", "read functions", by(visible, ListFunctionDetails), by(visible, ListFunctions))
+	Deploy           = row(FunctionsAudience, "deployment.write", "deploy a function", by(managed, DeployFunction, ListFunctions))
+	ReadDeployment   = row(FunctionsAudience, "deployment.read", "read or remove a deployment", by(managed, DeployFunction))
+	WriteFunction    = row(FunctionsAudience, "function.update", "update a function", by(managed, UpdateFunction))
+	RemoveFunction   = row(FunctionsAudience, "function.delete", "delete a function", by(managed, DeleteFunction))
+	WriteSecrets     = row(FunctionsAudience, "secret.update", "update the secrets of a function", by(managed, UpdateSecrets))
+	TelemetrySecrets = row(FunctionsAudience, "telemetry.secret", "update the secret of a telemetry endpoint", by(entity, UpdateSecrets))
+	ShareFunction    = row(FunctionsAudience, "function.share", "share a function", by([]Reach{AF}, AuthorizeClients))
+	Invoke           = row(FunctionsAudience, "function.invoke", "invoke a function", by(invokable, InvokeFunction))
+	ManageAssets     = row(FunctionsAudience, "asset.manage", "use assets", by(invokable, InvokeFunction))
+	ManageTelemetry  = row(FunctionsAudience, "telemetry.manage", "manage telemetry endpoints", by(entity, ManageTelemetries))
+	ManageRegistry   = row(FunctionsAudience, "registry.manage", "manage registry credentials", by(entity, ManageRegistries))
+	ReadQueues       = row(FunctionsAudience, "queue.read", "read queues", by(visible, QueueDetails))
 )
 
-// Decide applies a row to a credential (keys §7.3, steps 4 and 5) and returns the caller that the route's service
-// will see, or the problem that names the missing scope or resource type. Whether the named object is covered is
-// decided where the object is known, with [Caller.CoversFunction].
-func Decide(r Row, c Credential) (Caller, *problem.Problem) {
-	caller := Caller{Account: c.Account, Kind: c.Kind, ID: c.ID, Subject: c.Subject}
-	if c.Kind == JWT {
-		if !satisfied(r.AnyOf, c.Scopes) {
-			return Caller{}, missingScope(r)
-		}
-		caller.Scopes = c.Scopes
-		return caller, nil
-	}
-	if !slices.Contains(c.Audiences, r.Audience) {
-		return Caller{}, problem.New(problem.Forbidden, "this key was not made for this service")
-	}
-	if len(r.Reaches) == 0 {
-		return Caller{}, problem.New(problem.Forbidden, "a key cannot %s; use an administrator token", r.What)
-	}
-	scoped, contributed := false, false
-	for _, p := range c.Policies {
-		if !p.isFor(r.Audience) || !satisfied(r.AnyOf, p.Scopes) {
+// The rows of clusters, capacity and quota (17–20, 29).
+var (
+	// A token that manages clusters may list them too: the administrator's default scopes have no other one for it.
+	ReadGroups = row(FunctionsAudience, "clustergroup.read", "list cluster groups",
+		by([]Reach{AC, AE, AF}, ListClusterGroups), by(clustered, "nvcf:listClusters"), by(clustered, "nvcf:getCluster"),
+		byToken(ClusterManagement), by(clustered, ListClusters))
+	ListOrgClusters = row(FunctionsAudience, "cluster.list", "list clusters",
+		by([]Reach{AC, AE, CL}, ListClusterGroups), by([]Reach{AC, AE, CL}, "nvcf:listClusters"), by([]Reach{AC, AE, CL}, "nvcf:getCluster"),
+		byToken(ClusterManagement), by([]Reach{AC, AE, CL}, ListClusters))
+	WriteOrgCluster = row(FunctionsAudience, "cluster.register", "register a cluster",
+		by([]Reach{AC, AE, CL}, "nvcf:writeCluster"), byToken(ClusterManagement))
+	DeleteOrgCluster = row(FunctionsAudience, "cluster.delete", "delete a cluster",
+		by([]Reach{AC, AE, CL}, "nvcf:deleteCluster"), byToken(ClusterManagement))
+	ReadQuota      = row(FunctionsAudience, "quota.read", "read GPU quota rules", by(entity, ReadGPUQuotaRule))
+	ReadCapacity   = row(FunctionsAudience, "capacity.read", "read GPU capacity", by(entity, GPUCapacity))
+	ManageClusters = row(FunctionsAudience, "cluster.manage", "manage clusters", byToken(ClusterManagement))
+)
+
+// The rows of accounts (21), of what only a super administrator does beside the mirrors (22), and of the audit record.
+var (
+	ReadAccounts   = row(FunctionsAudience, "account.read", "read accounts", by(entity, AccountSetup))
+	WriteAccounts  = row(FunctionsAudience, "account.write", "change accounts", byToken(AccountSetup))
+	ReadUsage      = row(FunctionsAudience, "usage.read", "read the GPU usage of an account", byToken("admin:"+DeployFunction))
+	RemoveInstance = row(FunctionsAudience, "instance.delete", "remove an instance", byToken("admin:"+DeleteFunction))
+	// The administrator's default scopes have none of their own for the audit record; who manages clusters may read it.
+	ReadAudit = row(EventsAudience, "audit.read", "read the audit record", byToken(AccountSetup), byToken(ClusterManagement), by(entity, AuditRead))
+)
+
+// The rows of tasks (24–28).
+var (
+	LaunchTasks     = row(TasksAudience, "task.create", "launch a task", by([]Reach{AT, AE}, LaunchTask))
+	ReadTasks       = row(TasksAudience, "task.list", "list tasks", by(anyTask, ListTasks))
+	ReadTask        = row(TasksAudience, "task.read", "read a task", by(anyTask, TaskDetails))
+	RemoveTask      = row(TasksAudience, "task.delete", "delete a task", by(anyTask, DeleteTask))
+	CancelTasks     = row(TasksAudience, "task.cancel", "cancel a task", by(anyTask, CancelTask))
+	ReadTaskEvents  = row(TasksAudience, "task.events", "read the events of a task", by(anyTask, ListEvents))
+	ReadTaskResults = row(TasksAudience, "task.results", "read the results of a task", by(anyTask, ListResults))
+	TaskSecrets     = row(TasksAudience, "task.secrets", "update the secrets of a task", by(anyTask, UpdateSecrets))
+)
+
+// The rows of the keys host in secured mode and of the access API (32, keys §3 and §9.5).
+var (
+	ManageKey = row(FunctionsAudience, "key.manage", "manage keys", byToken(AccountSetup), byToken(ManageKeys))
+	Evaluate  = row(FunctionsAudience, "key.evaluate", "evaluate keys", byToken(AccountSetup), byToken(PDPEvaluate))
+	// HostedKey mints the keys that the hosted command line asks for when it registers a cluster (keys §4.13).
+	HostedKey = row(FunctionsAudience, "key.hosted", "create service keys", byToken(ClusterManagement), byToken(ManageKeys))
+	AdminKeys = row(FunctionsAudience, "key.admin", "administer keys and owners", byToken(AccountSetup))
+	// ManagePeople and SignedIn are for tokens of the access API; the second needs nothing but a valid one.
+	ManagePeople = row(FunctionsAudience, "access.manage", "manage users, applications and access rules", byToken(ManageAccess))
+	SignedIn     = row(FunctionsAudience, "access.self", "act for itself", byToken())
+	ExplainKey   = row(FunctionsAudience, "key.explain", "explain decisions", byToken(AccountSetup), byToken(ManageKeys), byToken(ClusterManagement))
+)
+
+// ForAccount is the row of the same operation under /accounts/{ncaId}: the admin form of each scope, tokens only (row 22).
+func (r Row) ForAccount() Row {
+	mirror := Row{Name: "account." + r.Name, What: r.What + " in any account", Audience: r.Audience}
+	for _, w := range r.Ways {
+		if slices.ContainsFunc(w.Scopes, isAdmin) {
+			mirror.Ways = append(mirror.Ways, byToken(w.Scopes...))
 			continue
 		}
-		scoped = true
-		before := len(caller.Resources)
-		for _, res := range p.Resources {
-			if reach, ok := res.Reach(); ok && slices.Contains(r.Reaches, reach) {
-				caller.Resources = append(caller.Resources, res)
-			}
+		var scopes []Scope
+		for _, s := range w.Scopes {
+			scopes = append(scopes, AdminPrefix+s)
 		}
-		switch {
-		case len(caller.Resources) == before:
-		case !contributed:
-			caller.Scopes, contributed = slices.Clone(p.Scopes), true
-		default:
-			// A scope that goes beyond the row holds for every resource of the caller or for none: one of this policy
-			// must not reach the resources of another.
-			caller.Scopes = slices.DeleteFunc(caller.Scopes, func(s Scope) bool { return !slices.Contains(p.Scopes, s) })
-		}
+		mirror.Ways = append(mirror.Ways, byToken(scopes...))
 	}
-	switch {
-	case !scoped:
-		return Caller{}, missingScope(r)
-	case len(caller.Resources) == 0:
-		p := problem.New(problem.ResourceType, "no resource of this credential is of a type that may %s", r.What)
-		for _, reach := range r.Reaches {
-			p.RequiredResourceTypes = append(p.RequiredResourceTypes, reachWire[reach])
-		}
-		return Caller{}, p
-	}
-	return caller, nil
-}
-
-// isFor reports whether the policy was written for an audience; one without an audience serves every audience of
-// its key (keys §4.9).
-func (p Policy) isFor(audience string) bool {
-	if p.Audience == "" && len(p.Audiences) == 0 {
-		return true
-	}
-	return p.Audience == audience || slices.Contains(p.Audiences, audience)
-}
-
-func satisfied(anyOf [][]Scope, have []Scope) bool {
-	for _, all := range anyOf {
-		if !slices.ContainsFunc(all, func(s Scope) bool { return !slices.Contains(have, s) }) {
-			return true
-		}
-	}
-	return false
-}
-
-func missingScope(r Row) *problem.Problem {
-	// The last alternative is the narrowest one, so it is the one to ask for.
-	need := r.AnyOf[len(r.AnyOf)-1]
-	what := "only with " + need[0]
-	if len(need) == 2 {
-		what = "only with both " + need[0] + " and " + need[1]
-	}
-	p := problem.New(problem.ScopeMissing, "this credential may %s %s", r.What, what)
-	p.RequiredScopes = need
-	return p
-}
-
-// NotCovered is the answer for an object that exists in the caller's account but lies outside its key's resources.
-func NotCovered(r Row, what string) *problem.Problem {
-	p := problem.New(problem.ResourceNotCovered, "no resource of this credential covers %s", what)
-	for _, reach := range r.Reaches {
-		p.RequiredResourceTypes = append(p.RequiredResourceTypes, reachWire[reach])
-	}
-	return p
+	return mirror
 }

@@ -34,14 +34,23 @@ const (
 	DeleteTask          Scope = "delete_task"
 	ListEvents          Scope = "list_events"
 	ListResults         Scope = "list_results"
+	ReadGPUQuotaRule    Scope = "read_gpu_quota_rule"
+	GPUCapacity         Scope = "gpu_capacity"
+	ManageKeys          Scope = "manage_keys"
+	PDPEvaluate         Scope = "pdp-evaluate"
+	NodeAgent           Scope = "nvca-cluster"
+	// ManageAccess is ours: the users, applications and access rules of the access API (keys §9).
+	ManageAccess Scope = "access:manage"
 )
 
-// AdminDefaults are the scopes of a token minted by POST /v1/admin/keys: the ten of keys §4.14, then ours:
-// cluster groups (clusters-agents §1.1) and the audit record.
+// AdminPrefix starts the scopes that reach across accounts; they count in tokens only (keys §6.3).
+const AdminPrefix = "admin:"
+
+// AdminDefaults are the scopes of a token minted by POST /v1/admin/keys (keys §4.14). An operator may add more.
 func AdminDefaults() []Scope {
 	return []Scope{
 		RegisterFunction, ListFunctions, ListFunctionDetails, DeployFunction, UpdateFunction, UpdateSecrets,
-		DeleteFunction, ManageTelemetries, ManageRegistries, ClusterManagement, ListClusterGroups, AuditRead,
+		DeleteFunction, ManageTelemetries, ManageRegistries, ClusterManagement,
 	}
 }
 

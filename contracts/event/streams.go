@@ -9,6 +9,7 @@ import (
 // Domains, one stream each. The owner is the only service that may publish there.
 const (
 	Keys        = "keys"
+	Access      = "access"
 	Functions   = "functions"
 	Deployments = "deployments"
 	Clusters    = "clusters"
@@ -39,6 +40,7 @@ const (
 // Streams is every stream but the per-version invocation queues.
 var Streams = []Stream{
 	domain(Keys, "keys", "keys, tokens, owners and access changes", 400*day),
+	domain(Access, "gateway", "decisions about credentials, folded per second", 30*day),
 	domain(Functions, "functions", "functions, versions and what belongs to them", 400*day),
 	domain(Deployments, "deployments", "deployments, scale decisions, placements", 400*day),
 	domain(Clusters, "cluster-inventory", "clusters and their state", 400*day),
@@ -68,5 +70,5 @@ func domain(name, owner, description string, age time.Duration) Stream {
 
 // Domains lists every event domain in a fixed order.
 func Domains() []string {
-	return []string{Keys, Functions, Deployments, Clusters, Nodes, Instances, Invocations, Tasks}
+	return []string{Keys, Access, Functions, Deployments, Clusters, Nodes, Instances, Invocations, Tasks}
 }

@@ -503,7 +503,7 @@ func TestWhoMayDeployWhat(t *testing.T) {
 	w.deploy(f, one(0, 1))
 	d := w.deploy(g, one(0, 1))
 	stranger := access.WithCaller(t.Context(), access.Caller{Account: "other", Kind: access.JWT})
-	narrow := access.WithCaller(t.Context(), access.Caller{Account: account, Kind: access.Key, Resources: []access.Resource{{Type: "function", ID: f.ID + "/*"}}})
+	narrow := access.WithCaller(t.Context(), access.Caller{Account: account, Kind: access.Key, Grants: []access.Grant{{access.DeployFunction: {{Type: "function", ID: f.ID + "/*"}}}}})
 
 	_, err := bus.Call(stranger, w.conn, contract.Create, contract.CreateRequest{FunctionID: f.ID, VersionID: f.VersionID, Specifications: []contract.Specification{one(1, 1)}})
 	require.ErrorContains(t, err, "Function id '"+f.ID+"', version '"+f.VersionID+"': Not found in account 'other'")

@@ -205,7 +205,7 @@ func (f *Functions) Get(ctx context.Context, r contract.VersionRequest) (contrac
 		return none, err
 	}
 	answer := v.view()
-	if !caller.Has(access.ListFunctionDetails) {
+	if !caller.MayAlso(access.ListFunctionDetails, true, v.functionID, v.id) {
 		return contract.FunctionResponse{Function: answer}, nil
 	}
 	if r.IncludeSecrets == nil || *r.IncludeSecrets {

@@ -136,7 +136,11 @@ func admin() access.Caller {
 }
 
 func key(scopes []access.Scope, resources ...access.Resource) access.Caller {
-	return access.Caller{Account: account, Kind: access.Key, ID: uuid.NewString(), Scopes: scopes, Resources: resources}
+	c := access.Caller{Account: account, Kind: access.Key, ID: uuid.NewString()}
+	for _, s := range scopes {
+		c.Grants = append(c.Grants, access.Grant{s: resources})
+	}
+	return c
 }
 
 func resource(kind access.ResourceType, id string) access.Resource {

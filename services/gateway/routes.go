@@ -3,76 +3,33 @@ package gateway
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
-	"github.com/sirocco-cloud/sirocco/contracts/audit"
-	"github.com/sirocco-cloud/sirocco/contracts/clusters"
-	"github.com/sirocco-cloud/sirocco/contracts/deployments"
-	"github.com/sirocco-cloud/sirocco/contracts/functions"
-	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
+// Short names for the tables in routes_*.go.
+const (
+	get, post   = http.MethodGet, http.MethodPost
+	put, patch  = http.MethodPut, http.MethodPatch
+	remove      = http.MethodDelete
+	ok, nothing = http.StatusOK, http.StatusNoContent
+)
+
+// open marks a route that needs no credential.
+var open *access.Row
+
 // routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
 // the endpoint that answers. The aliases under /v2/orgs/… are rewritten to these paths before they are looked up.
 func routes() []route {
-	const (
-		function    = "/v2/nvcf/functions/{functionId}"
-		version     = function + "/versions/{versionId}"
-		deployment  = "/v2/nvcf/deployments/functions/{functionId}/versions/{versionId}"
-		specs       = "/v2/nvcf/deployments/{deploymentId}/gpu-specifications/{gpuSpecificationId}"
-		queues      = "/v2/nvcf/queues/functions/{functionId}"
-		get, post   = http.MethodGet, http.MethodPost
-		put, patch  = http.MethodPut, http.MethodPatch
-		remove      = http.MethodDelete
-		ok, nothing = http.StatusOK, http.StatusNoContent
-	)
-	open := (*access.Row)(nil)
-	return []route{
-		to(post, "/v1/keys", open, ok, keys.Create),
-		to(get, "/v1/keys", open, ok, keys.List),
-		to(get, "/v1/keys/{id}", open, ok, keys.Get),
-		to(remove, "/v1/keys/{id}", open, nothing, keys.Delete),
-		to(post, "/v1/introspect", open, ok, keys.Introspect),
-		to(get, "/v1/services", open, ok, keys.Services),
-		to(get, "/v1/services/{service_id}", open, ok, keys.Service),
-
-		to(post, "/v2/nvcf/functions", &access.CreateFunction, ok, functions.Create),
-		to(get, "/v2/nvcf/functions", &access.ReadFunctions, ok, functions.List),
-		to(get, "/v2/nvcf/functions/ids", &access.ReadFunctions, ok, functions.ListIDs),
-		to(post, function+"/versions", &access.CreateVersion, ok, functions.Create),
-		to(get, function+"/versions", &access.ReadFunctions, ok, functions.ListVersions),
-		to(get, version, &access.ReadFunctions, ok, functions.Get),
-		to(put, version, &access.WriteFunction, ok, functions.Update),
-		to(put, "/v2/nvcf/metadata/functions/{functionId}/versions/{versionId}", &access.WriteFunction, ok, functions.Update),
-		to(remove, version, &access.RemoveFunction, nothing, functions.Delete),
-
-		to(post, deployment, &access.Deploy, ok, deployments.Create),
-		to(put, deployment, &access.Deploy, ok, deployments.Replace),
-		to(get, deployment, &access.ReadDeployment, ok, deployments.Get),
-		to(remove, deployment, &access.ReadDeployment, ok, deployments.Delete),
-		to(get, "/v2/nvcf/deployments", &access.ReadDeployment, ok, deployments.List),
-		to(get, "/v2/nvcf/deployments/{deploymentId}", &access.ReadDeployment, ok, deployments.GetByID),
-		to(patch, specs, &access.Deploy, ok, deployments.Patch),
-
-		to(get, queues, &access.ReadQueues, ok, invocation.QueueDepth),
-		to(get, queues+"/versions/{versionId}", &access.ReadQueues, ok, invocation.QueueDepth),
-
-		to(get, "/v2/nvcf/clusterGroups", &access.ReadGroups, ok, clusters.Groups),
-		to(get, "/v2/nvcf/supportedGpus", &access.SupportedGPUs, ok, clusters.SupportedGPUs),
-		to(get, "/v2/nvcf/images", &access.ManageClusters, ok, clusters.ListImages),
-		to(put, "/v2/nvcf/images", &access.ManageClusters, ok, clusters.PutImage),
-		to(remove, "/v2/nvcf/images", &access.ManageClusters, nothing, clusters.DeleteImage),
-
-		to(get, "/v1/audit/events", &access.ReadAudit, ok, audit.Events),
-		to(post, "/v1/audit/verify", &access.ReadAudit, ok, audit.Verify),
-	}
+	return slices.Concat(keyRoutes(), functionRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes())
 }
 
 // healthPatience bounds a look at the bus for /health.

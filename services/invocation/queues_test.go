@@ -174,9 +174,9 @@ func TestDepthOfWhatIsNotDeployedOrNotOnesOwn(t *testing.T) {
 	}
 	require.True(t, problem.HasCode(ask(admin(account), "nonsense", ""), problem.Validation))
 
-	key := access.Caller{Kind: access.Key, Account: account, Resources: []access.Resource{{Type: "function", ID: v.ID + "/*"}}}
+	key := access.Caller{Kind: access.Key, Account: account, Grants: []access.Grant{{access.QueueDetails: {{Type: "function", ID: v.ID + "/*"}}}}}
 	require.NoError(t, ask(key, v.ID, v.VersionID))
-	key.Resources[0].ID = uuid.NewString() + "/*"
+	key.Grants[0][access.QueueDetails][0].ID = uuid.NewString() + "/*"
 	require.True(t, problem.HasCode(ask(key, v.ID, v.VersionID), problem.ResourceNotCovered))
 }
 

@@ -21,24 +21,29 @@ const notice = "<!-- Made by `make generate` from contracts. Do not edit. -->\n\
 func accessPage() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Who may do what\n\n" + notice +
-		"A route asks for the scopes of one row. Within one alternative every scope is needed; any alternative will do. A token\n" +
-		"carries scopes and no resources. A key must hold scope and a resource of a listed type in the same policy; where no type\n" +
-		"is listed, keys are refused.\n\n" +
-		"| Row | Lets a caller | Scopes, any of | Resources of a key | Key made for |\n|---|---|---|---|---|\n")
+		"A route asks for one row. Within one alternative every scope is needed; any alternative will do. A token carries scopes\n" +
+		"and no resources. A key must hold each scope and, in the same policy, a resource of a type in the brackets behind it.\n\n" +
+		"| Row | Lets a caller | Scopes (resources of a key), any of | Key made for |\n|---|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(access.Matrix)) {
 		r := access.Matrix[name]
-		var alternatives, reaches []string
-		for _, all := range r.AnyOf {
-			alternatives = append(alternatives, "`"+strings.Join(all, "` with `")+"`")
-		}
-		for _, reach := range r.Reaches {
-			reaches = append(reaches, "`"+reach.Wire()+"`")
+		var ways []string
+		for _, w := range r.Ways {
+			var reaches []string
+			for _, reach := range w.Reaches {
+				reaches = append(reaches, "`"+reach.Wire()+"`")
+			}
+			with := "tokens only"
+			if len(reaches) > 0 {
+				with = strings.Join(reaches, ", ")
+			}
+			scopes := "none"
+			if len(w.Scopes) > 0 {
+				scopes = "`" + strings.Join(w.Scopes, "` with `") + "`"
+			}
+			ways = append(ways, scopes+" ("+with+")")
 		}
 		audience := "`" + r.Audience + "`"
-		if len(reaches) == 0 {
-			reaches, audience = []string{"none: tokens only"}, "–"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", r.Name, r.What, strings.Join(alternatives, " or "), strings.Join(reaches, ", "), audience)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", r.Name, r.What, strings.Join(ways, " or "), audience)
 	}
 	return b.Bytes()
 }

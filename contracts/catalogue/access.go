@@ -1,0 +1,7 @@
+package catalogue
+
+import "github.com/sirocco-cloud/sirocco/contracts/access"
+
+var accessEntries = []Entry{
+	{"access.Decided", access.Decided},
+}

@@ -1,0 +1,22 @@
+package catalogue
+
+import "github.com/sirocco-cloud/sirocco/contracts/deployments"
+
+var deploymentsEntries = []Entry{
+	{"deployments.Create", deployments.Create},
+	{"deployments.Replace", deployments.Replace},
+	{"deployments.Get", deployments.Get},
+	{"deployments.GetByID", deployments.GetByID},
+	{"deployments.List", deployments.List},
+	{"deployments.Delete", deployments.Delete},
+	{"deployments.Patch", deployments.Patch},
+	{"deployments.Instances", deployments.Instances},
+	{"deployments.Wake", deployments.Wake},
+	{"deployments.Created", deployments.Created},
+	{"deployments.Updated", deployments.Updated},
+	{"deployments.DrainStarted", deployments.DrainStarted},
+	{"deployments.Removed", deployments.Removed},
+	{"deployments.ScaleChanged", deployments.ScaleChanged},
+	{"deployments.InstancePlaced", deployments.InstancePlaced},
+	{"deployments.InstanceUnplaced", deployments.InstanceUnplaced},
+}

@@ -1,0 +1,13 @@
+package catalogue
+
+import "github.com/sirocco-cloud/sirocco/contracts/instances"
+
+var instancesEntries = []Entry{
+	{"instances.Started", instances.Started},
+	{"instances.Ready", instances.Ready},
+	{"instances.Sickened", instances.Sickened},
+	{"instances.Stopping", instances.Stopping},
+	{"instances.Ended", instances.Ended},
+	{"instances.Launch", instances.Launch},
+	{"instances.Terminate", instances.Terminate},
+}

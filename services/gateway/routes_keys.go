@@ -1,0 +1,18 @@
+package gateway
+
+import (
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
+)
+
+// keyRoutes is the API Keys service (keys §4).
+func keyRoutes() []route {
+	return []route{
+		to(post, "/v1/keys", open, ok, keys.Create),
+		to(get, "/v1/keys", open, ok, keys.List),
+		to(get, "/v1/keys/{id}", open, ok, keys.Get),
+		to(remove, "/v1/keys/{id}", open, nothing, keys.Delete),
+		to(post, "/v1/introspect", open, ok, keys.Introspect),
+		to(get, "/v1/services", open, ok, keys.Services),
+		to(get, "/v1/services/{service_id}", open, ok, keys.Service),
+	}
+}
