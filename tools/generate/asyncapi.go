@@ -20,8 +20,8 @@ type document struct {
 }
 
 // asyncAPI describes every message that services exchange.
-func asyncAPI() ([]byte, error) {
-	d := document{channels: object{}, operations: object{}, messages: object{}, schemas: schemas{}}
+func asyncAPI(c comments) ([]byte, error) {
+	d := document{channels: object{}, operations: object{}, messages: object{}, schemas: schemas{object{}, c}}
 	d.messages["problem"] = object{
 		"summary": "The request was refused.", "contentType": "application/json", "payload": d.schemas.of(reflect.TypeFor[problem.Problem]()),
 	}
@@ -44,7 +44,7 @@ func asyncAPI() ([]byte, error) {
 		"defaultContentType": "application/json",
 		"channels":           d.channels,
 		"operations":         d.operations,
-		"components":         object{"messages": d.messages, "schemas": d.schemas},
+		"components":         object{"messages": d.messages, "schemas": d.schemas.known},
 	})
 }
 

@@ -1,4 +1,4 @@
-// Command generate writes what is derived from contracts: the AsyncAPI document, the reference pages of access rows,
+// Command generate writes what is derived from contracts: the AsyncAPI and OpenAPI documents, the reference pages of access rows,
 // problems and streams, and the NATS permissions of each service. Running it twice writes the same bytes.
 package main
 
@@ -41,7 +41,15 @@ func run() error {
 
 // generate makes every file, by its path in the repository.
 func generate(root string) (map[string][]byte, error) {
-	asyncapi, err := asyncAPI()
+	comments, err := readComments(root)
+	if err != nil {
+		return nil, err
+	}
+	asyncapi, err := asyncAPI(comments)
+	if err != nil {
+		return nil, err
+	}
+	openapi, err := openAPI(comments)
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +63,7 @@ func generate(root string) (map[string][]byte, error) {
 		"docs/reference/problems.md":        problemsPage(),
 		"docs/reference/streams.md":         streamsPage(),
 		"deployments/nats/permissions.json": permissions,
+		"services/gateway/openapi.json":     openapi,
 	}, nil
 }
 
