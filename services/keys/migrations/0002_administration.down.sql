@@ -1,0 +1,17 @@
+DROP TABLE keys.repeats;
+DROP INDEX keys.clients_of_account;
+DROP TABLE keys.accounts;
+DROP TABLE keys.decisions;
+DROP TABLE keys.uses;
+DROP INDEX keys.keys_in_grace;
+DROP INDEX keys.keys_of_account;
+ALTER TABLE keys.keys
+    DROP COLUMN authorized_at,
+    DROP COLUMN not_before,
+    DROP COLUMN rate_limit,
+    DROP COLUMN allowed_cidrs,
+    DROP COLUMN rotated_from,
+    DROP COLUMN superseded,
+    DROP COLUMN retired,
+    DROP COLUMN key_type,
+    DROP COLUMN cluster_id;
