@@ -10,8 +10,12 @@ import (
 // CreateRequest is POST /v2/nvcf/functions and, with FunctionID, POST /v2/nvcf/functions/{functionId}/versions.
 type CreateRequest struct {
 	FunctionID string `json:"functionId,omitempty" path:"functionId"`
+	// IdempotencyKey makes a repeated request answer what the first one did, for 24 hours.
+	IdempotencyKey string `json:"idempotencyKey,omitempty" header:"Idempotency-Key"`
 	Spec
 	Secrets []Secret `json:"secrets,omitempty"`
+	// UtilsContainerImage is GO, PYTHON or the image of a side-car; there is no side-car here, so it is checked and forgotten.
+	UtilsContainerImage string `json:"utilsContainerImage,omitempty"`
 }
 
 // VersionRequest names one version.
@@ -20,31 +24,55 @@ type VersionRequest struct {
 	VersionID  string `json:"versionId" path:"versionId"`
 	// IncludeSecrets false leaves the secret names out (§3.6).
 	IncludeSecrets *bool `json:"includeSecrets,omitempty" query:"includeSecrets"`
+	// IfMatch makes a change happen only to the revision that an earlier answer had in its ETag.
+	IfMatch string `json:"ifMatch,omitempty" header:"If-Match"`
 }
 
 // FunctionResponse holds one version.
 type FunctionResponse struct {
 	Function Function `json:"function"`
+	// ETag names the revision of the version.
+	ETag string `json:"etag,omitempty" header:"ETag"`
 }
 
-// ListRequest is GET /v2/nvcf/functions and /functions/ids.
+// MaxPage is the largest number of elements in one answer of a list.
+const MaxPage = 2000
+
+// ListRequest is GET /v2/nvcf/functions and /functions/ids (§3.3). All members but Visibility are opt-in: a client that
+// gives none of them gets everything, which the gateway collects page by page.
 type ListRequest struct {
 	Visibility []string `json:"visibility,omitempty" query:"visibility"`
+	// Limit is the number of elements in the answer; with it, nextCursor and total stand beside them.
+	Limit  *int   `json:"limit,omitempty" query:"limit"`
+	Offset int    `json:"offset,omitempty" query:"offset"`
+	Cursor string `json:"cursor,omitempty" query:"cursor"`
+	// Status and FunctionType take several values; Name is exact; an element must have every Tag.
+	Status       []string `json:"status,omitempty" query:"status"`
+	FunctionType []string `json:"functionType,omitempty" query:"functionType"`
+	Name         string   `json:"name,omitempty" query:"name"`
+	Tag          []string `json:"tag,omitempty" query:"tag"`
+	// Sort is createdAt or name, with a minus in front for the other direction; -createdAt without it.
+	Sort string `json:"sort,omitempty" query:"sort"`
 }
 
-// ListResponse holds one element per version.
+// ListResponse holds one element per version. It is one page; NextCursor asks for the next.
 type ListResponse struct {
-	Functions []Function `json:"functions"`
+	NextCursor string     `json:"nextCursor,omitempty"`
+	Total      *int       `json:"total,omitempty"`
+	Functions  []Function `json:"functions"`
 }
 
-// IDsResponse holds distinct function ids.
+// IDsResponse holds distinct function ids, one page of them.
 type IDsResponse struct {
+	NextCursor  string   `json:"nextCursor,omitempty"`
+	Total       *int     `json:"total,omitempty"`
 	FunctionIDs []string `json:"functionIds"`
 }
 
 // ListVersionsRequest is GET /v2/nvcf/functions/{functionId}/versions.
 type ListVersionsRequest struct {
 	FunctionID string `json:"functionId" path:"functionId"`
+	ListRequest
 }
 
 // UpdateRequest is PUT /v2/nvcf/functions/{functionId}/versions/{versionId} (§3.7). A nil field is left as it is.
@@ -58,7 +86,12 @@ type UpdateRequest struct {
 	ModelUpdates []ModelUpdate `json:"modelUpdates"`
 	// LLMInvocationConfig replaces the priorities of an LLM function (§2.5.2), in all its versions.
 	LLMInvocationConfig json.RawMessage `json:"llmInvocationConfig,omitempty"`
+	IfMatch             string          `json:"ifMatch,omitempty" header:"If-Match"`
 }
+
+// MetadataRequest is PUT /v2/nvcf/metadata/functions/{functionId}/versions/{versionId}: an update in which an empty body
+// clears the tags, because that is how one client asks for it.
+type MetadataRequest struct{ UpdateRequest }
 
 // ModelUpdate changes one model.
 type ModelUpdate struct {
@@ -111,6 +144,8 @@ type Target struct {
 	Status       Status `json:"status"`
 	InferenceURL string `json:"inferenceUrl"`
 	Type         Type   `json:"functionType"`
+	// Public versions may be invoked whatever the resources of a key are.
+	Public bool `json:"public,omitempty"`
 }
 
 // ResolveResponse lists the versions in states other than inactive; which of them take a request is decided by the
@@ -123,17 +158,19 @@ type ResolveResponse struct {
 
 // The endpoints.
 var (
-	Create       = rpc.Endpoint[CreateRequest, FunctionResponse]{Service: "functions", Resource: "function", Verb: "create", Doc: "Creates a function, or a version of one."}
-	Get          = rpc.Endpoint[VersionRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "get", Doc: "One version as its caller may see it."}
-	List         = rpc.Endpoint[ListRequest, ListResponse]{Service: "functions", Resource: "function", Verb: "list", Doc: "Every version the caller may see."}
-	ListIDs      = rpc.Endpoint[ListRequest, IDsResponse]{Service: "functions", Resource: "function", Verb: "ids", Doc: "The ids of the functions the caller may see."}
-	ListVersions = rpc.Endpoint[ListVersionsRequest, ListResponse]{Service: "functions", Resource: "version", Verb: "list", Doc: "The versions of one function."}
-	Update       = rpc.Endpoint[UpdateRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "update", Doc: "Changes tags, description, limits of a version."}
-	Delete       = rpc.Endpoint[VersionRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "delete", Doc: "Deletes a version in any state; its deployment is torn down."}
-	Lookup       = rpc.Endpoint[InternalRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "lookup", Doc: "One version, for another service."}
-	Launch       = rpc.Endpoint[InternalRequest, Launchable]{Service: "functions", Resource: "version", Verb: "launch", Doc: "One version with its secrets, for the node that starts it."}
-	SetStatus    = rpc.Endpoint[SetStatusRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "set-status", Doc: "Reports the observed state of a deployed version."}
-	Resolve      = rpc.Endpoint[ResolveRequest, ResolveResponse]{Service: "functions", Resource: "version", Verb: "resolve", Doc: "Which versions a caller may invoke."}
+	Create          = rpc.Endpoint[CreateRequest, FunctionResponse]{Service: "functions", Resource: "function", Verb: "create", Doc: "Creates a function, or a version of one."}
+	Get             = rpc.Endpoint[VersionRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "get", Doc: "One version as its caller may see it."}
+	List            = rpc.Endpoint[ListRequest, ListResponse]{Service: "functions", Resource: "function", Verb: "list", Doc: "Every version the caller may see."}
+	ListIDs         = rpc.Endpoint[ListRequest, IDsResponse]{Service: "functions", Resource: "function", Verb: "ids", Doc: "The ids of the functions the caller may see."}
+	ListVersions    = rpc.Endpoint[ListVersionsRequest, ListResponse]{Service: "functions", Resource: "version", Verb: "list", Doc: "The versions of one function."}
+	Update          = rpc.Endpoint[UpdateRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "update", Doc: "Changes tags, description, limits of a version."}
+	UpdateMetadata  = rpc.Endpoint[MetadataRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "update-metadata", Doc: "Changes a version like update; an empty body clears its tags."}
+	RemoveRateLimit = rpc.Endpoint[VersionRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "remove-ratelimit", Doc: "Removes the rate limit of a version."}
+	Delete          = rpc.Endpoint[VersionRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "delete", Doc: "Deletes a version in any state; its deployment is torn down."}
+	Lookup          = rpc.Endpoint[InternalRequest, FunctionResponse]{Service: "functions", Resource: "version", Verb: "lookup", Doc: "One version, for another service."}
+	Launch          = rpc.Endpoint[InternalRequest, Launchable]{Service: "functions", Resource: "version", Verb: "launch", Doc: "One version with its secrets, for the node that starts it."}
+	SetStatus       = rpc.Endpoint[SetStatusRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "set-status", Doc: "Reports the observed state of a deployed version."}
+	Resolve         = rpc.Endpoint[ResolveRequest, ResolveResponse]{Service: "functions", Resource: "version", Verb: "resolve", Doc: "Which versions a caller may invoke."}
 )
 
 // Changed is the payload of the version events: the public object without secrets.
