@@ -96,7 +96,7 @@ type RateLimit struct {
 // Spec is what a client may say about a version, and what is stored of it (§2.5).
 type Spec struct {
 	Name                 string             `json:"name"`
-	InferenceURL         string             `json:"inferenceUrl"`
+	InferenceURL         string             `json:"inferenceUrl,omitempty"`
 	InferencePort        int                `json:"inferencePort,omitempty"`
 	ContainerImage       string             `json:"containerImage,omitempty"`
 	ContainerArgs        string             `json:"containerArgs,omitempty"`

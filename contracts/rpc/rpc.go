@@ -114,3 +114,12 @@ func (c Command[O]) Describe() Description {
 
 // None is the request or answer of an endpoint that has none.
 type None struct{}
+
+// Rendered is an answer that is JSON already and travels as it is: a service that has the text need not read it, nor the
+// gateway that passes it on. An endpoint is declared with the type of that JSON and served or called through [AsText].
+type Rendered []byte
+
+// AsText is the same endpoint for those who handle its answer as text.
+func AsText[Req, Resp any](e Endpoint[Req, Resp]) Endpoint[Req, Rendered] {
+	return Endpoint[Req, Rendered]{Service: e.Service, Resource: e.Resource, Verb: e.Verb, Doc: e.Doc, Timeout: e.Timeout}
+}

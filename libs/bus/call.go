@@ -60,6 +60,10 @@ func Call[Req, Resp any](ctx context.Context, c *Conn, e rpc.Endpoint[Req, Resp]
 		}
 		return resp, p
 	}
+	if text, ok := any(&resp).(*rpc.Rendered); ok {
+		*text = answer.Data
+		return resp, nil
+	}
 	if err := json.Unmarshal(answer.Data, &resp); err != nil {
 		return resp, fmt.Errorf("%s: decode answer: %w", e.Subject(), err)
 	}

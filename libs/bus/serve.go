@@ -154,9 +154,12 @@ func (s *Server) run(ctx context.Context, e endpoint, body []byte) (answer any, 
 }
 
 func (s *Server) respond(r micro.Request, answer any) error {
-	b, err := json.Marshal(answer)
-	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
+	b, rendered := answer.(rpc.Rendered)
+	if !rendered {
+		var err error
+		if b, err = json.Marshal(answer); err != nil {
+			return fmt.Errorf("encode answer: %w", err)
+		}
 	}
 	if len(b) > MaxPayload-(64<<10) {
 		return problem.New(problem.TooLarge, "the answer is larger than %d bytes; ask for less", MaxPayload-(64<<10))
