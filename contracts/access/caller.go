@@ -121,9 +121,11 @@ type Caller struct {
 	// Grants are the ways of the row that a key satisfies, one element per way; a token has none and is unrestricted.
 	Grants []Grant `json:"grants,omitempty"`
 	// CrossAccount is set when the path named the account (/accounts/{ncaId}/…), so that a super administrator acts.
-	CrossAccount bool   `json:"crossAccount,omitempty"`
-	RequestID    string `json:"requestId,omitempty"`
-	Address      string `json:"address,omitempty"`
+	CrossAccount bool `json:"crossAccount,omitempty"`
+	// Alias is set when the path began with an organisation (/v2/orgs/…), whose clients expect a little more patience.
+	Alias     bool   `json:"alias,omitempty"`
+	RequestID string `json:"requestId,omitempty"`
+	Address   string `json:"address,omitempty"`
 }
 
 // Grant is one satisfied way of a row: for each of its scopes, the entries of the key that hold for that scope and are

@@ -26,6 +26,9 @@ const (
 	ScopeMissing       Code = "scope_missing"
 	ResourceType       Code = "resource_type_incompatible"
 	ResourceNotCovered Code = "resource_not_covered"
+	AudienceMismatch   Code = "audience_mismatch"
+	AccountMismatch    Code = "account_mismatch"
+	CIDRDenied         Code = "cidr_denied"
 	NotFound           Code = "not_found"
 	RouteNotFound      Code = "route_not_found"
 	MethodNotAllowed   Code = "method_not_allowed"
@@ -38,6 +41,7 @@ const (
 	HeadersTooLarge    Code = "headers_too_large"
 	TooManyRequests    Code = "too_many_requests"
 	QueueFull          Code = "queue_full"
+	RateLimited        Code = "rate_limited"
 	Internal           Code = "internal"
 	Upstream           Code = "upstream"
 	Unavailable        Code = "unavailable"
@@ -65,6 +69,9 @@ var Registry = map[Code]Kind{
 	ScopeMissing:       {403, "forbidden", "Forbidden"},
 	ResourceType:       {403, "forbidden", "Forbidden"},
 	ResourceNotCovered: {403, "forbidden", "Forbidden"},
+	AudienceMismatch:   {403, "forbidden", "Forbidden"},
+	AccountMismatch:    {403, "forbidden", "Forbidden"},
+	CIDRDenied:         {403, "forbidden", "Forbidden"},
 	NotFound:           {404, "not-found", "Not Found"},
 	RouteNotFound:      {404, "not-found", "Not Found"},
 	MethodNotAllowed:   {405, "method-not-allowed", "Method Not Allowed"},
@@ -77,6 +84,7 @@ var Registry = map[Code]Kind{
 	HeadersTooLarge:    {431, "request-header-fields-too-large", "Request Header Fields Too Large"},
 	TooManyRequests:    {429, "too-many-requests", "Too Many Requests"},
 	QueueFull:          {429, "too-many-requests", "Too Many Requests"},
+	RateLimited:        {429, "too-many-requests", "Too Many Requests"},
 	Internal:           {500, "internal-server-error", "Internal Server Error"},
 	Upstream:           {502, "upstream", "Bad Gateway"},
 	Unavailable:        {503, "service-unavailable", "Service Unavailable"},

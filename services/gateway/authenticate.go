@@ -133,9 +133,12 @@ func (g *Gateway) invoker(r *http.Request) (*entry, error) {
 	return e, err
 }
 
+// deadKey is all that is said of a key that does not count.
+const deadKey = "Authorization failed"
+
 // authorizationFailed is the answer for a key that does not exist; it says nothing about why.
 func authorizationFailed() *problem.Problem {
-	return problem.New(problem.Forbidden, "Authorization failed")
+	return problem.New(problem.Forbidden, deadKey)
 }
 
 func (a *authenticator) read(ctx context.Context, token string, now time.Time, stale bool) (*entry, error) {

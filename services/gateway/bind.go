@@ -82,6 +82,44 @@ func (b binding) fill(r *http.Request, maxBody int64, into any) error {
 	return check.Err()
 }
 
+// outgoing are the fields of an answer that travel as response headers: those with a header tag. Their JSON form, which
+// the bus carries, must have omitempty, for they are emptied before the body is written.
+type outgoing []taggedField
+
+// headersOf inspects an answer type once, when the routes are made.
+func headersOf(t reflect.Type) outgoing {
+	var out outgoing
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		if name := f.Tag.Get("header"); name != "" && !f.Anonymous {
+			out = append(out, taggedField{index: f.Index, source: "header", name: name})
+		}
+	}
+	return out
+}
+
+// move takes the fields out of an answer and sets the headers. An empty one sets none.
+func (o outgoing) move(answer any, h http.Header) {
+	if len(o) == 0 {
+		return
+	}
+	v := reflect.ValueOf(answer).Elem()
+	for _, f := range o {
+		field, err := v.FieldByIndexErr(f.index)
+		if err != nil || field.IsZero() {
+			continue
+		}
+		values := []string{fmt.Sprint(reflect.Indirect(field).Interface())}
+		if list, ok := field.Interface().([]string); ok {
+			values = list
+		}
+		h[http.CanonicalHeaderKey(f.name)] = values
+		field.SetZero()
+	}
+}
+
 // set converts query and header texts; the returned rule is empty when they fit.
 func set(field reflect.Value, values []string) (rule string) {
 	if len(values) == 0 {

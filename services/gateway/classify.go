@@ -82,26 +82,29 @@ func hostname(host string) string {
 }
 
 // canonicalPath rewrites the organisation-prefixed aliases of functions-deployments §13 to the plain paths; org and
-// team widen nothing.
-func canonicalPath(path string) (canonical string, aliased bool) {
-	rest, ok := strings.CutPrefix(path, "/v2/orgs/")
-	if !ok {
-		return path, false
+// team widen nothing. An organisation that is left out of a path with routes of its own is written as "-".
+func canonicalPath(path string) (canonical, org string, aliased bool) {
+	version, rest, ok := strings.Cut(path, "/orgs/")
+	if !ok || version != "/v2" && version != "/v3" {
+		return path, "", false
 	}
-	_, rest, ok = strings.Cut(rest, "/") // the organisation, which may be empty
+	org, rest, ok = strings.Cut(rest, "/") // the organisation, which may be empty
 	if !ok {
-		return path, false
+		return path, "", false
 	}
+	plain := rest
 	if after, teamed := strings.CutPrefix(rest, "teams/"); teamed {
-		if _, rest, ok = strings.Cut(after, "/"); !ok {
-			return path, false
+		if _, plain, ok = strings.Cut(after, "/"); !ok {
+			return path, "", false
 		}
 	}
 	switch {
-	case strings.HasPrefix(rest, "nvcf/"):
-		return "/v2/" + rest, true
-	case strings.HasPrefix(rest, "nvct/"):
-		return "/v1/" + rest, true
+	case version == "/v2" && strings.HasPrefix(plain, "nvcf/"):
+		return "/v2/" + plain, org, true
+	case version == "/v2" && strings.HasPrefix(plain, "nvct/"):
+		return "/v1/" + plain, org, true
+	case org == "":
+		return version + "/orgs/-/" + rest, "", true
 	}
-	return path, false
+	return path, "", false
 }

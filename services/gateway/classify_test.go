@@ -84,7 +84,7 @@ func TestCanonicalPath(t *testing.T) {
 		"/v2/nvcf/functions":                              "",
 		"/v3/orgs/o/nvcf/functions":                       "",
 	} {
-		got, aliased := canonicalPath(path)
+		got, _, aliased := canonicalPath(path)
 		require.Equal(t, want != "", aliased, path)
 		if aliased {
 			require.Equal(t, want, got)

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -36,6 +35,14 @@ type Config struct {
 	GRPCAddr string `env:"SIROCCO_GRPC_ADDR" envDefault:"127.0.0.1:10081"`
 	// AdminNetworks may mint administrator tokens (keys §3, compat mode).
 	AdminNetworks []string `env:"SIROCCO_ADMIN_NETWORKS" envDefault:"127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"`
+	// TrustMode is compat or secured (keys §3).
+	TrustMode TrustMode `env:"SIROCCO_TRUST_MODE" envDefault:"compat"`
+	// BootstrapSecret is the bearer that mints administrator tokens in secured mode.
+	BootstrapSecret string `env:"SIROCCO_BOOTSTRAP_SECRET"`
+	// BareDelete are networks that may delete keys without a credential in secured mode, as the published CLI does.
+	BareDelete []string `env:"SIROCCO_KEYS_ALLOW_BARE_DELETE"`
+	// Organisations maps those of /v2/orgs/{org}/… to accounts: org=account,….
+	Organisations []string `env:"SIROCCO_ORGS"`
 	// Region is reported to containers as the place that accepted a request.
 	Region string `env:"SIROCCO_REGION" envDefault:"us-west-1"`
 }
@@ -54,13 +61,15 @@ type Gateway struct {
 	conn     *bus.Conn
 	health   *health.Registry
 	metrics  *prometheus.Registry
-	admins   []netip.Prefix
 	router   *router
 	auth     *authenticator
+	accounts *accounts
 	versions *versions
 	relay    *relay.Client
 	waker    *waker
 	counters *counters
+
+	settings
 
 	// ctx ends when Stop begins: what would never end by itself listens to it.
 	ctx    context.Context
@@ -86,21 +95,18 @@ type door struct {
 
 // New makes a gateway; Start opens its doors.
 func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger) (*Gateway, error) {
+	from, err := cfg.settings()
+	if err != nil {
+		return nil, err
+	}
 	client, err := relay.NewClient(conn.NATS())
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{
-		cfg: cfg, log: log.Named("gateway"), conn: conn, health: h, metrics: metrics, relay: client,
-		auth: newAuthenticator(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
+		cfg: cfg, settings: from, log: log.Named("gateway"), conn: conn, health: h, metrics: metrics, relay: client,
+		auth: newAuthenticator(conn), accounts: newAccounts(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
 		waiting: errors.New("not started"),
-	}
-	for _, n := range cfg.AdminNetworks {
-		p, err := netip.ParsePrefix(n)
-		if err != nil {
-			return nil, fmt.Errorf("SIROCCO_ADMIN_NETWORKS: %q is not a network such as 10.0.0.0/8", n)
-		}
-		g.admins = append(g.admins, p)
 	}
 	g.router = newRouter(g)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -110,6 +116,7 @@ func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Reg
 // Start opens both listeners at once, so that /readyz can be asked what is waited for, and becomes ready in the
 // background when the caches follow their events.
 func (g *Gateway) Start(ctx context.Context) error {
+	g.log.Info("trust mode of the keys host", zap.String("mode", string(g.mode)), zap.Strings("admin networks", g.cfg.AdminNetworks))
 	for _, d := range []struct {
 		variable, addr string
 		handler        http.Handler

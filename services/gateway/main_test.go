@@ -142,6 +142,12 @@ func (s *site) neighbours(t testing.TB) {
 		}
 		return keys.ClientResponse{Account: access.DefaultAccount}, nil
 	})
+	bus.Serve(s.keys, keys.LookupAccount, func(_ context.Context, r keys.AccountRequest) (keys.AccountResponse, error) {
+		if r.NCAID == "nobody" {
+			return keys.AccountResponse{}, problem.New(problem.NotFound, "Account with ncaId '%s' not found", r.NCAID)
+		}
+		return keys.AccountResponse{Account: keys.Account{NCAID: r.NCAID}}, nil
+	})
 	bus.Serve(s.keys, keys.MintAdminToken, func(context.Context, rpc.None) (keys.Key, error) {
 		return keys.Key{ID: "id", Value: s.token(t, nil), CreatedAt: time.Now().UTC(), ExpiresAt: time.Now().Add(time.Hour).UTC()}, nil
 	})
@@ -226,6 +232,16 @@ func (s *site) management(t testing.TB) {
 		})
 		require.NoError(t, err)
 	}
+	require.NoError(t, s.conn.Flush(t.Context()))
+}
+
+// respond makes a subject answer the same to everybody.
+func respond(t testing.TB, s *site, subject string, answer any) {
+	t.Helper()
+	b, err := json.Marshal(answer)
+	require.NoError(t, err)
+	_, err = s.conn.NATS().Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(b) })
+	require.NoError(t, err)
 	require.NoError(t, s.conn.Flush(t.Context()))
 }
 

@@ -23,6 +23,7 @@ var Module = fx.Module("gateway", fx.Provide(app.Load[Config], fx.Private), fx.I
 			return err
 		}
 		h.Add("gateway", g.Check)
+		h.Add("trust mode "+string(g.mode), func(context.Context) error { return nil }) // shows in /readyz?verbose which one is on
 		h.Add("services", func(ctx context.Context) error { return missing(ctx, conn) })
 		lc.Append(fx.Hook{OnStart: g.Start, OnStop: g.Stop})
 		return nil

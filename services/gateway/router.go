@@ -42,7 +42,11 @@ type route struct {
 	status int
 	// maxBody in bytes; 0 means maxManagementBody.
 	maxBody int64
-	serve   func(g *Gateway, w http.ResponseWriter, r *http.Request, requestID string) error
+	// mirror marks a twin under /accounts/{ncaId}, and account names the parameter of any path that names an account.
+	mirror  bool
+	account string
+	entrance
+	serve func(g *Gateway, w http.ResponseWriter, r *http.Request, caller access.Caller) error
 }
 
 // to makes a route whose request and answer are those of an endpoint.
@@ -52,18 +56,14 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 	if e.Service == "keys" {
 		rt.maxBody = maxKeysBody
 	}
-	rt.serve = func(g *Gateway, w http.ResponseWriter, r *http.Request, requestID string) error {
-		caller, err := g.authorize(r, row)
-		if err != nil {
-			return err
-		}
+	tell := headersOf(reflect.TypeFor[Resp]())
+	rt.serve = func(g *Gateway, w http.ResponseWriter, r *http.Request, caller access.Caller) error {
 		if p := pathUUIDs(r); p != nil {
 			return p
 		}
 		// Read and write deadlines are for a client that stops in the middle; the HTTP server resets them afterwards.
 		deadline := http.NewResponseController(w)
 		_ = deadline.SetWriteDeadline(time.Now().Add(bodyPatience + longestAnswer))
-		caller.RequestID, caller.Address = requestID, remoteHost(r)
 		var req Req
 		_ = deadline.SetReadDeadline(time.Now().Add(bodyPatience))
 		if err := bind.fill(r, rt.maxBody, &req); err != nil {
@@ -74,24 +74,64 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 		if tp := r.Header.Get("Traceparent"); tp != "" {
 			ctx = bus.WithTraceParent(ctx, tp)
 		}
+		if caller.CrossAccount {
+			if err := g.accounts.require(ctx, caller.Account); err != nil {
+				return err
+			}
+		}
 		resp, err := bus.Call(ctx, g.conn, e, req)
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, requestID, status, resp)
+		tell.move(&resp, w.Header())
+		return writeJSON(w, caller.RequestID, status, resp)
 	}
 	return rt
 }
 
-// authorize applies the row of a route to the request's credential.
+// handle serves one line of the table.
+func (g *Gateway) handle(line route) http.HandlerFunc {
+	line.account = accountIn(line.path)
+	line.row, line.entrance = g.entranceOf(line)
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := newRequestID()
+		caller, err := g.enter(r, &line)
+		if err == nil {
+			caller.RequestID, caller.Address = id, remoteHost(r)
+			caller.Alias = strings.HasPrefix(askedPath(r), "/v2/orgs/")
+			err = line.serve(g, w, r, caller)
+		}
+		if err != nil {
+			g.refuse(w, r, id, err)
+		}
+	}
+}
+
+// enter decides who may use a route (keys §3 and §7.3, steps 1 to 5).
+func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, error) {
+	var caller access.Caller
+	var err error
+	if line.open {
+		caller = g.actor(r)
+	} else if caller, err = g.authorize(r, line.row); err != nil {
+		if !line.lets(r) {
+			return caller, line.face().refusal(err)
+		}
+		caller = g.actor(r)
+	}
+	if line.account != "" && !line.open {
+		var p *problem.Problem
+		if caller, p = ofAccount(line, r, caller); p != nil {
+			return caller, p
+		}
+	}
+	return caller, g.ofOrganisation(r, caller)
+}
+
+// authorize applies a row of the matrix to the request's credential; without a row, any request passes.
 func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, error) {
 	if row == nil {
-		// A valid token is recorded as the actor; anything else counts as nobody (keys §3, compat mode).
-		if e, err := g.auth.authenticate(r.Context(), r.Header); err == nil {
-			c := e.credential
-			return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, nil
-		}
-		return nobody(), nil
+		return g.actor(r), nil
 	}
 	e, err := g.auth.authenticate(r.Context(), r.Header)
 	if err != nil {
@@ -102,6 +142,33 @@ func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, er
 		return access.Caller{}, p
 	}
 	return caller, nil
+}
+
+// actor names who asks where no credential is needed: a valid one is recorded, anything else counts as nobody (keys §3).
+func (g *Gateway) actor(r *http.Request) access.Caller {
+	if e, err := g.auth.authenticate(r.Context(), r.Header); err == nil {
+		c := e.credential
+		return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}
+	}
+	return nobody()
+}
+
+type organisationKey struct{}
+
+// ofOrganisation refuses a path whose organisation is mapped to another account than the credential's
+// (functions-deployments §13). An organisation without a mapping says nothing.
+func (g *Gateway) ofOrganisation(r *http.Request, caller access.Caller) error {
+	if len(g.orgs) == 0 {
+		return nil
+	}
+	org := r.PathValue("org")
+	if aliased, ok := r.Context().Value(organisationKey{}).(string); ok {
+		org = aliased
+	}
+	if account, mapped := g.orgs[org]; mapped && account != caller.Account {
+		return problem.New(problem.AccountMismatch, "this credential does not belong to organisation '%s'", org)
+	}
+	return nil
 }
 
 // nobody is the caller of an open route without a good credential.
@@ -137,13 +204,8 @@ type router struct {
 
 func newRouter(g *Gateway) *router {
 	rt := &router{g: g, mux: http.NewServeMux()}
-	for _, line := range routes() {
-		rt.mux.HandleFunc(line.method+" "+line.path, func(w http.ResponseWriter, r *http.Request) {
-			id := newRequestID()
-			if err := line.serve(g, w, r, id); err != nil {
-				g.refuse(w, r, id, err)
-			}
-		})
+	for _, line := range withMirrors(routes()) {
+		rt.mux.HandleFunc(line.method+" "+line.path, g.handle(line))
 	}
 	for pattern, handler := range g.special() {
 		rt.mux.HandleFunc(pattern, handler)
@@ -162,8 +224,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.invokeDirect(w, r, d)
 		return
 	}
-	if canonical, aliased := canonicalPath(r.URL.Path); aliased {
+	if canonical, org, aliased := canonicalPath(r.URL.Path); aliased {
 		r.URL.Path, r.URL.RawPath = canonical, ""
+		r = r.WithContext(context.WithValue(r.Context(), organisationKey{}, org))
 	}
 	if r.URL.Path == "/health" {
 		g.serveHealth(w, d)
@@ -222,9 +285,15 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, d destination) {
 	_, _ = w.Write([]byte(`{"status":"` + word + `"}`))
 }
 
+// uuids are the path parameters that must be UUIDs.
+var uuids = []string{
+	"functionId", "versionId", "deploymentId", "gpuSpecificationId", "requestId", "telemetryId", "assetId", "taskId",
+	"clusterId", "credentialId", "registryCredentialId",
+}
+
 // pathUUIDs refuses a path parameter that must be a UUID and is not, and writes the others in lower case.
 func pathUUIDs(r *http.Request) *problem.Problem {
-	for _, name := range []string{"functionId", "versionId", "deploymentId", "gpuSpecificationId", "requestId"} {
+	for _, name := range uuids {
 		v := r.PathValue(name)
 		switch {
 		case v == "":

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/http"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -53,6 +52,8 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 		"GET /readyz":                                g.health.ServeReady,
 		"GET /startupz":                              g.health.ServeReady,
 		"GET /metrics":                               g.serveMetrics,
+		"GET /v3/openapi":                            g.serveOpenAPI,
+		"GET /docs":                                  g.serveDocs,
 	}
 }
 
@@ -65,11 +66,11 @@ func (g *Gateway) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	promhttp.HandlerFor(g.metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 }
 
-// mintAdminToken is open to the administrators' networks, whatever the body is (keys §3, §6.1).
+// mintAdminToken takes any body and none (keys §6.1); who may is decided by the trust mode.
 func (g *Gateway) mintAdminToken(w http.ResponseWriter, r *http.Request) {
 	id := newRequestID()
-	if !g.fromAdminNetwork(r) {
-		writeProblem(w, r, id, problem.New(problem.Forbidden, "administrator tokens are minted for the networks of SIROCCO_ADMIN_NETWORKS only"))
+	if p := g.mayMint(r); p != nil {
+		writeProblem(w, r, id, p)
 		return
 	}
 	caller := nobody()
@@ -81,20 +82,6 @@ func (g *Gateway) mintAdminToken(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		g.refuse(w, r, id, err)
 	}
-}
-
-func (g *Gateway) fromAdminNetwork(r *http.Request) bool {
-	addr, err := netip.ParseAddr(remoteHost(r))
-	if err != nil {
-		return false
-	}
-	addr = addr.Unmap()
-	for _, network := range g.admins {
-		if network.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }
 
 // discovery names the issuer and where its keys are, by the address the caller used (keys §6.4).

@@ -1,0 +1,154 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+// mirrored are the trees in which every operation also exists for a named account (keys §7.4, rows 22 and 28).
+var mirrored = []string{"/v2/nvcf/", "/v1/nvct/"}
+
+// withMirrors adds to a table the same operations under /accounts/{ncaId}, for super administrators. A line that a
+// table spells out stays as it is.
+func withMirrors(table []route) []route {
+	taken := map[string]bool{}
+	for _, line := range table {
+		taken[line.method+" "+shape(line.path)] = true
+	}
+	all := slices.Clone(table)
+	for _, line := range table {
+		path, ok := mirrorPath(line.path)
+		if !ok || line.row == nil || taken[line.method+" "+shape(path)] {
+			continue
+		}
+		row := line.row.ForAccount()
+		line.path, line.row, line.mirror = path, &row, true
+		all = append(all, line)
+	}
+	return all
+}
+
+func mirrorPath(path string) (string, bool) {
+	for _, tree := range mirrored {
+		rest, ok := strings.CutPrefix(path, tree)
+		if ok && rest != "accounts" && !strings.HasPrefix(rest, "accounts/") && rest != "clients" && !strings.HasPrefix(rest, "clients/") {
+			return tree + "accounts/{ncaId}/" + rest, true
+		}
+	}
+	return "", false
+}
+
+// shape is a path pattern without the names of its parameters.
+func shape(path string) string {
+	parts := strings.Split(path, "/")
+	for i, p := range parts {
+		if strings.HasPrefix(p, "{") {
+			parts[i] = "{}"
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// accountIn names the path parameter that holds an account, if the pattern has one: /accounts/{ncaId}/….
+func accountIn(path string) string {
+	_, rest, ok := strings.Cut(path, "/accounts/{")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, "}")
+	return name
+}
+
+// ofAccount applies step 3 of keys §7.3 to a caller whose path names an account: a key stays in its own, a token needs
+// an admin scope to leave it. Rows of account_setup are the exception: whoever sets up accounts names many.
+func ofAccount(line *route, r *http.Request, caller access.Caller) (access.Caller, *problem.Problem) {
+	account := r.PathValue(line.account)
+	switch {
+	case line.mirror || line.acrossAccounts():
+		caller.Account, caller.CrossAccount = account, true
+	case account == caller.Account:
+	case caller.Kind == access.Key:
+		return caller, foreignAccount(account)
+	case line.setsUpAccounts():
+	case slices.ContainsFunc(caller.Scopes, func(s access.Scope) bool { return strings.HasPrefix(s, access.AdminPrefix) }):
+		caller.Account, caller.CrossAccount = account, true
+	default:
+		return caller, foreignAccount(account)
+	}
+	return caller, nil
+}
+
+func foreignAccount(account string) *problem.Problem {
+	return problem.New(problem.AccountMismatch, "this credential does not belong to account '%s'", account)
+}
+
+// acrossAccounts reports whether only admin scopes pass the row.
+func (line *route) acrossAccounts() bool {
+	return line.row != nil && !slices.ContainsFunc(line.row.Ways, func(w access.Way) bool {
+		return !slices.ContainsFunc(w.Scopes, func(s access.Scope) bool { return strings.HasPrefix(s, access.AdminPrefix) })
+	})
+}
+
+func (line *route) setsUpAccounts() bool {
+	return line.row != nil && slices.ContainsFunc(line.row.Ways, func(w access.Way) bool { return slices.Contains(w.Scopes, access.AccountSetup) })
+}
+
+const (
+	accountLife = time.Minute
+	maxAccounts = 10_000
+)
+
+// accounts remembers which accounts exist.
+type accounts struct {
+	conn *bus.Conn
+
+	mu    sync.Mutex
+	known map[string]time.Time
+}
+
+func newAccounts(conn *bus.Conn) *accounts {
+	return &accounts{conn: conn, known: map[string]time.Time{}}
+}
+
+// require answers not_found for an account that does not exist.
+func (a *accounts) require(ctx context.Context, id string) error {
+	now := time.Now()
+	a.mu.Lock()
+	at, ok := a.known[id]
+	a.mu.Unlock()
+	if ok && now.Sub(at) < accountLife {
+		return nil
+	}
+	_, err := bus.Call(ctx, a.conn, keys.LookupAccount, keys.AccountRequest{NCAID: id})
+	switch {
+	case problem.HasCode(err, problem.NotFound):
+		a.forget(id)
+		return problem.New(problem.NotFound, "Account with ncaId '%s' not found", id)
+	case problem.HasCode(err, problem.Unavailable) && id == access.DefaultAccount:
+		return nil // it always exists
+	case err != nil:
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxAccounts {
+		clear(a.known)
+	}
+	a.known[id] = now
+	return nil
+}
+
+func (a *accounts) forget(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.known, id)
+}

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+)
+
+// TrustMode says how far the network in front of the keys host is believed (keys §3).
+type TrustMode string
+
+// The trust modes. In compat the published recipes work as they are: whoever is in one of the administrators' networks
+// may mint tokens and manage keys. In secured every call needs a credential.
+const (
+	Compat  TrustMode = "compat"
+	Secured TrustMode = "secured"
+)
+
+// entrance is who may use a route of the keys host without a credential that its row lets through.
+type entrance struct {
+	// open lets everybody in; a good credential only names the actor.
+	open bool
+	// networks let in who comes from them, whatever the credential; bare ones only who brings none.
+	networks, bare []netip.Prefix
+}
+
+// entranceOf applies the table of keys §3 to one route. The row it returns is the one that credentials must pass.
+func (g *Gateway) entranceOf(line route) (*access.Row, entrance) {
+	compat := g.mode == Compat
+	keysPath := line.path == "/v1/keys" || strings.HasPrefix(line.path, "/v1/keys/")
+	switch {
+	case line.row != nil && line.trusted():
+		if compat {
+			return line.row, entrance{networks: g.admins}
+		}
+		return line.row, entrance{}
+	case keysPath && compat:
+		return nil, entrance{open: true}
+	case keysPath:
+		e := entrance{}
+		if line.method == http.MethodDelete {
+			e.bare = g.bareDelete
+		}
+		return &access.ManageKey, e
+	case line.path == "/v1/introspect" && !compat:
+		return &access.SignedIn, entrance{}
+	}
+	return line.row, entrance{open: line.row == nil}
+}
+
+// trusted reports whether the administrators' networks stand for a credential in compat mode.
+func (line route) trusted() bool {
+	switch line.row.Name {
+	case access.AdminKeys.Name, access.ExplainKey.Name, access.Evaluate.Name:
+		return true
+	case access.ReadAudit.Name:
+		return strings.HasPrefix(line.path, "/v1/admin/")
+	}
+	return false
+}
+
+// lets reports whether the request may pass without a credential of its own.
+func (e entrance) lets(r *http.Request) bool {
+	if from(r, e.networks) {
+		return true
+	}
+	_, missing := bearer(r.Header)
+	return missing != nil && from(r, e.bare)
+}
+
+// mayMint guards POST /v1/admin/keys: by network in compat, by the bootstrap secret in secured mode.
+func (g *Gateway) mayMint(r *http.Request) *problem.Problem {
+	if g.mode == Compat {
+		if !g.fromAdminNetwork(r) {
+			return problem.New(problem.Forbidden, "administrator tokens are minted for the networks of SIROCCO_ADMIN_NETWORKS only")
+		}
+		return nil
+	}
+	sent, p := bearer(r.Header)
+	if p != nil {
+		return p
+	}
+	if g.cfg.BootstrapSecret == "" {
+		return problem.New(problem.Unauthorized, "no administrator token is minted: this install is secured and has no SIROCCO_BOOTSTRAP_SECRET")
+	}
+	// Digests have one length, so that the comparison tells nothing about that of the secret.
+	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(g.cfg.BootstrapSecret))
+	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		return problem.New(problem.Unauthorized, "the bearer is not the bootstrap secret of this install")
+	}
+	return nil
+}
+
+func (g *Gateway) fromAdminNetwork(r *http.Request) bool { return from(r, g.admins) }
+
+func from(r *http.Request, networks []netip.Prefix) bool {
+	if len(networks) == 0 {
+		return false
+	}
+	addr, err := netip.ParseAddr(remoteHost(r))
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap()
+	for _, network := range networks {
+		if network.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// networks reads a setting that lists some.
+func networks(setting string, list []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, n := range list {
+		p, err := netip.ParsePrefix(n)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q is not a network such as 10.0.0.0/8", setting, n)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// organisations reads SIROCCO_ORGS.
+func organisations(list []string) (map[string]string, error) {
+	orgs := make(map[string]string, len(list))
+	for _, pair := range list {
+		org, account, ok := strings.Cut(pair, "=")
+		if !ok || org == "" || account == "" {
+			return nil, fmt.Errorf("SIROCCO_ORGS: %q is not of the form org=account", pair)
+		}
+		orgs[org] = account
+	}
+	return orgs, nil
+}
+
+// settings are what the environment names, read once.
+type settings struct {
+	mode TrustMode
+	// admins and bareDelete are networks, orgs the account of each organisation.
+	admins, bareDelete []netip.Prefix
+	orgs               map[string]string
+}
+
+func (c Config) settings() (s settings, err error) {
+	switch s.mode = c.TrustMode; s.mode {
+	case "":
+		s.mode = Compat
+	case Compat, Secured:
+	default:
+		return s, fmt.Errorf("SIROCCO_TRUST_MODE: %q is neither %s nor %s", c.TrustMode, Compat, Secured)
+	}
+	if s.admins, err = networks("SIROCCO_ADMIN_NETWORKS", c.AdminNetworks); err != nil {
+		return s, err
+	}
+	if s.bareDelete, err = networks("SIROCCO_KEYS_ALLOW_BARE_DELETE", c.BareDelete); err != nil {
+		return s, err
+	}
+	s.orgs, err = organisations(c.Organisations)
+	return s, err
+}
