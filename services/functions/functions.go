@@ -16,6 +16,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
 )
 
 // instancesPatience is how long a reader of details waits for the deployments service; a version without its
@@ -34,7 +35,7 @@ type Functions struct {
 	instances Instances
 	now       func() time.Time
 	log       *zap.Logger
-	sealer    *sealer
+	vault     *seal.Vault
 }
 
 // New makes the use cases. They serve once [Functions.Unlock] has found the key of the secrets.
@@ -44,12 +45,11 @@ func New(store *versions, live Instances, now func() time.Time, log *zap.Logger)
 
 // Unlock finds or makes the key that seals secrets. It must succeed before the first request.
 func (f *Functions) Unlock(ctx context.Context, cfg Config) error {
-	key, err := loadKey(ctx, cfg, f.store)
-	if err != nil {
+	var err error
+	if f.vault, err = newVault(cfg, f.store.pool, f.now); err != nil {
 		return err
 	}
-	f.sealer, err = newSealer(key)
-	return err
+	return f.vault.Load(ctx)
 }
 
 // Create makes a function, or with a function id a further version of it (§3.1, §3.2).
@@ -77,7 +77,10 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 	// Clients see milliseconds (§1.1); keeping more would order versions by what nobody can read.
 	v.createdAt = f.now().UTC().Truncate(time.Millisecond)
 	v.updatedAt = v.createdAt
-	names, sealed := f.seal(v.id, r.Secrets)
+	names, sealed, err := f.seal(ctx, v.id, r.Secrets)
+	if err != nil {
+		return none, err
+	}
 
 	var created version
 	err = f.store.change(ctx, func(u unit) error {
@@ -427,7 +430,7 @@ func (f *Functions) Launch(ctx context.Context, r contract.InternalRequest) (con
 	}
 	launchable := contract.Launchable{Function: v.view()}
 	for _, s := range sealed {
-		value, err := f.sealer.open(v.id, s.name, s.value)
+		value, err := f.vault.Open(ctx, place(v.id, s.name), s.value)
 		if err != nil {
 			return contract.Launchable{}, err
 		}
@@ -553,12 +556,16 @@ func target(v version) contract.Target {
 }
 
 // seal encrypts secrets for one version and returns their names beside them.
-func (f *Functions) seal(versionID string, secrets []contract.Secret) (names []string, sealed []sealedSecret) {
+func (f *Functions) seal(ctx context.Context, versionID string, secrets []contract.Secret) (names []string, sealed []sealedSecret, err error) {
 	for _, s := range secrets {
+		value, err := f.vault.Seal(ctx, place(versionID, s.Name), s.Value)
+		if err != nil {
+			return nil, nil, err
+		}
 		names = append(names, s.Name)
-		sealed = append(sealed, sealedSecret{s.Name, f.sealer.seal(versionID, s.Name, s.Value)})
+		sealed = append(sealed, sealedSecret{s.Name, value})
 	}
-	return names, sealed
+	return names, sealed, nil
 }
 
 // client is the caller of a request that acts for an account.

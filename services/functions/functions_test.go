@@ -164,7 +164,7 @@ func TestSecretsAreSealedAndOnlyNamed(t *testing.T) {
 func (w *world) dump() string {
 	w.t.Helper()
 	var b strings.Builder
-	for _, table := range []string{"versions", "secrets", "sealing_key", "outbox", "inbox"} {
+	for _, table := range []string{"versions", "secrets", "encryption_keys", "outbox", "inbox"} {
 		rows, err := w.pool.Query(w.t.Context(), `TABLE functions.`+table)
 		require.NoError(w.t, err)
 		for rows.Next() {
@@ -626,9 +626,9 @@ func TestMigrationsCanBeUndone(t *testing.T) {
 	pool := testkit.Database(t, schema, app.Migrations(migrations))
 	require.NoError(t, store.MigrateDown(t.Context(), pool, schema, app.Migrations(migrations)))
 	require.NoError(t, store.Migrate(t.Context(), pool, schema, app.Migrations(migrations)))
-	_, found, err := newStore(pool, nil, nil).sealingKey(t.Context())
+	records, err := store.NewKeyring(pool, schema, sealedColumns()...).Keys(t.Context())
 	require.NoError(t, err)
-	require.False(t, found)
+	require.Empty(t, records)
 }
 
 func TestUnknownTelemetryIsNotFound(t *testing.T) {

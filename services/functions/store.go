@@ -49,12 +49,13 @@ type sealedSecret struct {
 // versions is the store. Reads run on the pool; changes run in [versions.change].
 type versions struct {
 	reads
+	pool    *pgxpool.Pool
 	tx      func(context.Context, func(pgx.Tx) error) error
 	journal *bus.Journal
 }
 
 func newStore(pool *pgxpool.Pool, tx func(context.Context, func(pgx.Tx) error) error, journal *bus.Journal) *versions {
-	return &versions{reads: reads{pool}, tx: tx, journal: journal}
+	return &versions{reads: reads{pool}, pool: pool, tx: tx, journal: journal}
 }
 
 // unit is one transaction: what it changes and the events that tell of it are stored together. A method that writes a
@@ -257,26 +258,4 @@ func tell[P any](ctx context.Context, u unit, e rpc.Event[P], v version, payload
 		Account: v.account, Entity: v.id,
 		Refs: event.Refs{FunctionID: v.functionID, VersionID: v.id, DeploymentID: v.deploymentID},
 	}, payload)
-}
-
-// sealingKey implements keyStore.
-func (r reads) sealingKey(ctx context.Context) (record keyRecord, found bool, err error) {
-	err = r.db.QueryRow(ctx, `SELECT fingerprint, key FROM functions.sealing_key`).Scan(&record.fingerprint, &record.key)
-	if store.IsNotFound(err) {
-		return keyRecord{}, false, nil
-	}
-	if err != nil {
-		return keyRecord{}, false, fmt.Errorf("read sealing key: %w", err)
-	}
-	return record, true, nil
-}
-
-// claimSealingKey implements keyStore.
-func (r reads) claimSealingKey(ctx context.Context, record keyRecord) (keyRecord, error) {
-	_, err := r.db.Exec(ctx, `INSERT INTO functions.sealing_key (fingerprint, key) VALUES ($1, $2) ON CONFLICT DO NOTHING`, record.fingerprint, record.key)
-	if err != nil {
-		return keyRecord{}, fmt.Errorf("claim sealing key: %w", err)
-	}
-	stands, _, err := r.sealingKey(ctx)
-	return stands, err
 }
