@@ -21,6 +21,7 @@ var Entries = slices.Concat(
 	auditEntries,
 	clustersEntries,
 	deploymentsEntries,
+	directoryEntries,
 	functionsEntries,
 	instancesEntries,
 	invocationEntries,
