@@ -43,7 +43,7 @@ func NewService(p app.Platform, cfg Config) *app.Service {
 	store := newStore(p.Pool, s.Tx, s.Journal)
 	f := New(store, instancesOf(p.Conn), func() time.Time { return p.Clock.Now() }, s.Log)
 	s.OnReady(func(ctx context.Context) error { return f.Unlock(ctx, cfg) })
-	s.Loop("encryption", func(ctx context.Context) error { return f.vault.Run(ctx, p.Clock, s.Log) })
+	s.Loop("encryption", func(ctx context.Context) error { return f.vault.Run(ctx, s.Log) })
 	f.serve(s.Server)
 	return s
 }
