@@ -17,6 +17,7 @@ var deploymentsEntries = []Entry{
 	{"deployments.DrainStarted", deployments.DrainStarted},
 	{"deployments.Removed", deployments.Removed},
 	{"deployments.ScaleChanged", deployments.ScaleChanged},
+	{"deployments.HealthChanged", deployments.HealthChanged},
 	{"deployments.InstancePlaced", deployments.InstancePlaced},
 	{"deployments.InstanceUnplaced", deployments.InstanceUnplaced},
 }

@@ -30,6 +30,13 @@ type Specification struct {
 	Configuration         json.RawMessage `json:"configuration,omitempty"`
 	Autoscaling           json.RawMessage `json:"autoscalingConfiguration,omitempty"`
 	HelmValidationPolicy  json.RawMessage `json:"helmValidationPolicy,omitempty"`
+	// What an instance of the type has; a client may send it, the inventory knows it better.
+	CPUArch       string `json:"cpuArch,omitempty"`
+	OS            string `json:"os,omitempty"`
+	DriverVersion string `json:"driverVersion,omitempty"`
+	Storage       string `json:"storage,omitempty"`
+	SystemMemory  string `json:"systemMemory,omitempty"`
+	GPUMemory     string `json:"gpuMemory,omitempty"`
 }
 
 // HealthInfo is one element of healthInfo (§11.3).
@@ -85,6 +92,8 @@ type DeleteRequest struct {
 	FunctionID string `json:"functionId" path:"functionId"`
 	VersionID  string `json:"versionId" path:"versionId"`
 	Graceful   bool   `json:"graceful" query:"graceful"`
+	// GracePeriod bounds a graceful drain: an ISO-8601 duration or a number of seconds; PT0S is a forced undeploy.
+	GracePeriod string `json:"gracePeriod,omitempty" query:"gracePeriod"`
 }
 
 // IDRequest is GET /v2/nvcf/deployments/{deploymentId}.
@@ -92,8 +101,14 @@ type IDRequest struct {
 	ID string `json:"deploymentId" path:"deploymentId"`
 }
 
-// ListRequest is GET /v2/nvcf/deployments.
-type ListRequest struct{}
+// ListRequest is GET /v2/nvcf/deployments; every filter is optional, and without a limit the answer is complete.
+type ListRequest struct {
+	Status     []string `json:"status,omitempty" query:"status"`
+	FunctionID string   `json:"functionId,omitempty" query:"functionId"`
+	Limit      *int     `json:"limit,omitempty" query:"limit"`
+	// Cursor is that of the page before.
+	Cursor string `json:"cursor,omitempty" query:"cursor"`
+}
 
 // PatchRequest is PATCH /v2/nvcf/deployments/{deploymentId}/gpu-specifications/{gpuSpecificationId} (§11.7).
 type PatchRequest struct {
@@ -110,9 +125,10 @@ type Response struct {
 	Deployment Deployment `json:"deployment"`
 }
 
-// ListResponse holds every deployment of the account that is busy or failed.
+// ListResponse holds the deployments of the account that are busy or failed; Cursor is there when more follow.
 type ListResponse struct {
 	Deployments []Deployment `json:"deployments"`
+	Cursor      string       `json:"cursor,omitempty"`
 }
 
 // PatchResponse holds one specification.
@@ -183,6 +199,14 @@ type Unplaced struct {
 	Rejected           map[string]int `json:"rejected,omitempty"`
 }
 
+// Health says what is wrong with the instances of a deployment; without an element, nothing is any more.
+type Health struct {
+	DeploymentID string           `json:"deploymentId"`
+	VersionID    string           `json:"versionId"`
+	Status       functions.Status `json:"status"`
+	HealthInfo   []HealthInfo     `json:"healthInfo"`
+}
+
 // The events.
 var (
 	Created          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "created", Version: 1, Doc: "A version was deployed."}
@@ -190,6 +214,7 @@ var (
 	DrainStarted     = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "drain_started", Version: 1, Doc: "A deployment is being removed; its instances drain."}
 	Removed          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "removed", Version: 1, Doc: "A deployment and its instances are gone."}
 	ScaleChanged     = rpc.Event[ScaleDecided]{Domain: event.Deployments, Entity: "deployment", Name: "scale_decided", Version: 1, Doc: "The number of wanted instances changed."}
+	HealthChanged    = rpc.Event[Health]{Domain: event.Deployments, Entity: "deployment", Name: "health_changed", Version: 1, Doc: "What is wrong with the instances of a deployment changed."}
 	InstancePlaced   = rpc.Event[Placed]{Domain: event.Deployments, Entity: "instance", Name: "placed", Version: 1, Doc: "An instance was given devices on a node."}
 	InstanceUnplaced = rpc.Event[Unplaced]{Domain: event.Deployments, Entity: "instance", Name: "unplaced", Version: 1, Doc: "No node can take an instance now."}
 )

@@ -1,6 +1,10 @@
 package deployments
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	"github.com/google/uuid"
 
 	contract "github.com/sirocco-cloud/sirocco/contracts/deployments"
@@ -26,31 +30,34 @@ func answer(d *deployment) contract.Deployment {
 	return out
 }
 
-// healthInfo has one element for each specification that wants instances and has none that runs or starts (§11.9).
+// maxErrors is how many different errors of one specification are shown.
+const maxErrors = 5
+
+// healthInfo tells, for each specification that wants instances and has none that runs or starts, what is wrong: every
+// different error, the latest first (§11.9). It is computed from what is, so it goes when the specification recovers.
 func healthInfo(d *deployment) []contract.HealthInfo {
+	if d.Status == functions.Inactive {
+		return nil
+	}
 	var out []contract.HealthInfo
 	for _, s := range d.Specs {
-		var failed *instance
-		alive := false
-		for _, i := range d.of(s) {
-			alive = alive || i.useful() && (i.State == instances.Running || i.State == instances.Starting)
-			if i.failed() && (failed == nil || !i.UpdatedAt.Before(failed.UpdatedAt)) {
-				failed = i
-			}
-		}
-		if alive {
+		if d.Status != functions.Error && s.Wanted == 0 || d.alive(s) {
 			continue
 		}
 		h := contract.HealthInfo{
 			ICMSRequestID: uuid.Nil.String(), SISRequestID: uuid.Nil.String(), GPU: s.GPU, Backend: s.Backend, InstanceType: s.InstanceType,
 		}
+		ill := d.errorsOf(s)
+		for _, i := range ill {
+			h := h
+			h.GPU, h.InstanceType, h.Backend, h.Error, h.Reason = i.GPU, i.Type, i.Cluster, i.sentence(), string(i.why())
+			h.Status, h.InstanceID, h.Logs, h.Message = errored, i.ID, i.Logs, h.Error
+			out = append(out, h)
+		}
 		switch {
-		case failed != nil:
-			h.Backend, h.Error, h.Reason = failed.Cluster, failed.sentence(), string(failed.why())
-			h.Status, h.InstanceID, h.Logs = errored, failed.ID, failed.Logs
 		case s.UnplacedCode != "":
 			h.Error, h.Reason = s.UnplacedCode+": "+s.Unplaced, s.UnplacedCode
-		case d.Status == functions.Error, d.Status == functions.Degraded && s.Wanted > 0:
+		case len(ill) == 0 && (d.Status == functions.Error || d.Status == functions.Degraded):
 			h.Error = "no error reported"
 		default:
 			continue
@@ -59,6 +66,35 @@ func healthInfo(d *deployment) []contract.HealthInfo {
 		out = append(out, h)
 	}
 	return out
+}
+
+// alive reports whether an instance of a specification runs or starts.
+func (d *deployment) alive(s *specification) bool {
+	return slices.ContainsFunc(d.of(s), func(i *instance) bool {
+		return i.useful() && (i.State == instances.Running || i.State == instances.Starting)
+	})
+}
+
+// errorsOf are the instances of a specification that failed or ail, one of each error, the latest first.
+func (d *deployment) errorsOf(s *specification) []*instance {
+	ill := slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.failed() && (i.State != instances.Unhealthy || !i.useful()) })
+	slices.SortStableFunc(ill, func(a, b *instance) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
+	seen := map[string]bool{}
+	different := slices.DeleteFunc(ill, func(i *instance) bool {
+		again := seen[i.sentence()]
+		seen[i.sentence()] = true
+		return again
+	})
+	return different[:min(len(different), maxErrors)]
+}
+
+// inShort is what of healthInfo is worth an event when it changes.
+func inShort(all []contract.HealthInfo) string {
+	var b strings.Builder
+	for _, h := range all {
+		fmt.Fprintf(&b, "%s/%s/%s: %s\n", h.GPU, h.InstanceType, h.Backend, h.Error)
+	}
+	return b.String()
 }
 
 // The words of instanceStatus (§2.3).

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,17 +32,19 @@ type Deployments struct {
 	clock    quartz.Clock
 	log      *zap.Logger
 	reporter *Reporter
+	meters   *meters
 }
 
 // New makes the use cases over a store whose schema is migrated.
-func New(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, reporter *Reporter) *Deployments {
-	return &Deployments{store: s, journal: j, conn: conn, clock: clock, log: log, reporter: reporter}
+func New(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, reporter *Reporter, m *meters) *Deployments {
+	return &Deployments{store: s, journal: j, conn: conn, clock: clock, log: log, reporter: reporter, meters: m}
 }
 
 // A forced undeploy takes effect for clients at once, while its last instances need a moment to stop. Deploying again in
 // that moment waits for them instead of failing.
 const (
 	awaitTeardown = 5 * time.Second
+	awaitIdle     = time.Second
 	awaitEvery    = 25 * time.Millisecond
 )
 
@@ -71,7 +75,7 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 	if err := validAgainst(nodes.Nodes, f, specs); err != nil {
 		return none, err
 	}
-	d := u.fresh(f, specs)
+	d := u.fresh(f, specs, nodes.Nodes)
 	var taken bool
 	err = u.store.tx(ctx, func(t tx) error {
 		if taken, err = u.store.insert(ctx, t, d); err != nil || taken {
@@ -91,11 +95,35 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 		return none, err
 	}
 	if taken { // by a request at the same time
-		return none, u.vacant(ctx, req.VersionID)
+		return none, u.beaten(ctx, f)
 	}
+	u.meters.moved(d, functions.Inactive, u.clock.Now())
 	u.tell(ctx, d.ID)
+	if u.vanished(ctx, d) { // undeployed by another request, or the version was deleted at the same time
+		if _, err := u.function(ctx, req.FunctionID, req.VersionID); err != nil {
+			return none, err
+		}
+	}
 	u.awaitQuickStart(ctx, d)
 	return contract.Response{Deployment: answer(d)}, nil
+}
+
+// beaten explains why a deployment that was free to be made a moment ago was not: another request made it.
+func (u *Deployments) beaten(ctx context.Context, f functions.Function) error {
+	d, err := u.store.find(ctx, u.store.pool, `WHERE version_id = $1`, f.VersionID)
+	if err != nil {
+		return err
+	}
+	if d == nil { // made and removed meanwhile
+		return problem.New(problem.IllegalState, "Function id '%s', version '%s': it was deployed and undeployed by other requests at the same time; try again", f.ID, f.VersionID)
+	}
+	return occupied(d)
+}
+
+// vanished reports whether a deployment that was just made is gone, or going, already.
+func (u *Deployments) vanished(ctx context.Context, d *deployment) bool {
+	now, err := u.store.find(ctx, u.store.pool, `WHERE id = $1`, d.ID)
+	return err == nil && (now == nil || !now.visible())
 }
 
 // quickStart is how long the answer to a deploy call waits for a start that is about to succeed. Public clients poll
@@ -122,11 +150,11 @@ func (u *Deployments) awaitQuickStart(ctx context.Context, d *deployment) {
 }
 
 // fresh is a new deployment of a version.
-func (u *Deployments) fresh(f functions.Function, specs []contract.Specification) *deployment {
+func (u *Deployments) fresh(f functions.Function, specs []contract.Specification, nodes []clusters.Node) *deployment {
 	now := u.clock.Now().Truncate(time.Microsecond) // what Postgres keeps, so that every answer says the same
 	d := &deployment{
 		ID: uuid.NewString(), Account: f.NCAID, FunctionID: f.ID, VersionID: f.VersionID, FunctionName: f.Name,
-		Status: functions.Active, CreatedAt: now, UpdatedAt: now,
+		Status: functions.Active, Grace: drainGraceful, CreatedAt: now, UpdatedAt: now,
 	}
 	for n, s := range specs {
 		s.ID = uuid.NewString()
@@ -135,7 +163,8 @@ func (u *Deployments) fresh(f functions.Function, specs []contract.Specification
 		if *s.MinInstances > 0 {
 			d.Status = functions.Deploying
 		}
-		d.Specs = append(d.Specs, &specification{Specification: s, Position: n, Wanted: *s.MinInstances})
+		d.Specs = append(d.Specs, &specification{Specification: s, Position: n, Wanted: *s.MinInstances, GPUs: describe(&s, nodes)})
+		d.Specs[n].Specification = s
 	}
 	d.Reason = explain(d)
 	return d
@@ -149,24 +178,32 @@ func orOne(n *int) *int {
 	return n
 }
 
-// vacant is nil when the version has no deployment; else it says what to do about the one it has.
+// vacant is nil when the version has no deployment; else it says what to do about the one it has. A teardown is waited
+// for: a forced one for long, a graceful one for the moment that it takes when nothing is in flight.
 func (u *Deployments) vacant(ctx context.Context, versionID string) error {
-	deadline := u.clock.NewTimer(awaitTeardown)
+	deadline, idle := u.clock.NewTimer(awaitTeardown), u.clock.NewTimer(awaitIdle)
 	defer deadline.Stop()
+	defer idle.Stop()
 	for {
 		d, err := u.store.find(ctx, u.store.pool, `WHERE version_id = $1`, versionID)
 		if err != nil || d == nil {
 			return err
 		}
-		if d.Teardown != forced {
+		var patience <-chan time.Time
+		switch d.Teardown {
+		case standing:
 			return occupied(d)
+		case graceful:
+			patience = idle.C
+		case forced:
+			patience = deadline.C
 		}
 		retry := u.clock.NewTimer(awaitEvery)
 		select {
 		case <-ctx.Done():
 			retry.Stop()
 			return occupied(d)
-		case <-deadline.C:
+		case <-patience:
 			retry.Stop()
 			return occupied(d)
 		case <-retry.C:
@@ -398,7 +435,14 @@ func (u *Deployments) Delete(ctx context.Context, req contract.DeleteRequest) (f
 	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
 		return none, err
 	}
+	how, grace, err := gracePeriod(req)
+	if err != nil {
+		return none, err
+	}
 	found, err := u.ofVersion(ctx, access.ReadDeployment, req.FunctionID, req.VersionID)
+	if problem.HasCode(err, problem.NotFound) && access.CallerFrom(ctx).Alias {
+		return u.undeployed(ctx, req)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -406,10 +450,7 @@ func (u *Deployments) Delete(ctx context.Context, req contract.DeleteRequest) (f
 	if err != nil {
 		return none, err
 	}
-	how := forced
-	if req.Graceful {
-		how = graceful
-	}
+	was := found.Status
 	err = u.store.tx(ctx, func(t tx) error {
 		d, err := u.store.lock(ctx, t, found.ID)
 		if err != nil {
@@ -418,14 +459,54 @@ func (u *Deployments) Delete(ctx context.Context, req contract.DeleteRequest) (f
 		if d == nil || !d.visible() || d.Teardown == graceful && how == graceful {
 			return noDeployment(req.VersionID)
 		}
-		return beginTeardown(ctx, t, u.store, u.journal, d, how, u.clock.Now().Truncate(time.Microsecond))
+		was, found = d.Status, d
+		return beginTeardown(ctx, t, u.store, u.journal, d, how, grace, u.clock.Now().Truncate(time.Microsecond))
 	})
 	if err != nil {
 		return none, err
 	}
+	u.meters.moved(found, was, u.clock.Now())
 	u.tell(ctx, found.ID)
+	return inactive(f), nil
+}
+
+// undeployed answers a client of the organisation's aliases that undeploys what is not deployed: it updates a resource
+// that has no specification, and takes nothing but success for an answer (§11.8).
+func (u *Deployments) undeployed(ctx context.Context, req contract.DeleteRequest) (functions.FunctionResponse, error) {
+	f, err := u.function(ctx, req.FunctionID, req.VersionID)
+	if err != nil {
+		return functions.FunctionResponse{}, err
+	}
+	return inactive(f), covered(ctx, access.ReadDeployment, f.ID, f.VersionID)
+}
+
+func inactive(f functions.Function) functions.FunctionResponse {
 	f.Status, f.Secrets, f.ActiveInstances = functions.Inactive, nil, nil
-	return functions.FunctionResponse{Function: f}, nil
+	return functions.FunctionResponse{Function: f}
+}
+
+// gracePeriod reads how a client wants to undeploy: seconds, or an ISO-8601 duration; none at all is a forced undeploy.
+func gracePeriod(req contract.DeleteRequest) (how teardown, seconds int, err error) {
+	text := strings.TrimSpace(req.GracePeriod)
+	switch {
+	case !req.Graceful && text == "":
+		return forced, 0, nil
+	case text == "":
+		return graceful, drainGraceful, nil
+	}
+	period, ok := parseISO(text)
+	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+		period, ok = time.Duration(n)*time.Second, n >= 0
+	}
+	check := problem.NewCheck("undeployment")
+	check.Require(ok && period <= longestDrain*time.Second, "gracePeriod", "must be an ISO-8601 duration such as PT10M, or a number of seconds, of at most a day")
+	if err := check.Err(); err != nil {
+		return forced, 0, err
+	}
+	if seconds = int(math.Ceil(period.Seconds())); seconds == 0 || !req.Graceful {
+		return forced, 0, nil
+	}
+	return graceful, seconds, nil
 }
 
 // Get answers with the deployment of a version.
@@ -450,23 +531,6 @@ func (u *Deployments) GetByID(ctx context.Context, req contract.IDRequest) (cont
 		return contract.Response{}, err
 	}
 	return contract.Response{Deployment: answer(d)}, nil
-}
-
-// List answers with the account's deployments that are busy or failed, the newest first; what the key does not cover
-// is left out.
-func (u *Deployments) List(ctx context.Context, _ contract.ListRequest) (contract.ListResponse, error) {
-	caller := access.CallerFrom(ctx)
-	all, err := u.store.list(ctx, u.store.pool, `WHERE account = $1 AND status <> $2 ORDER BY created_at DESC, id`, caller.Account, functions.Inactive)
-	if err != nil {
-		return contract.ListResponse{}, err
-	}
-	out := contract.ListResponse{Deployments: []contract.Deployment{}}
-	for _, d := range all {
-		if caller.CoversFunction(true, d.FunctionID, d.VersionID) {
-			out.Deployments = append(out.Deployments, answer(d))
-		}
-	}
-	return out, nil
 }
 
 // Instances answers with the live instances of a version, for other services.
@@ -519,9 +583,13 @@ func (u *Deployments) function(ctx context.Context, functionID, versionID string
 	account := access.CallerFrom(ctx).Account
 	answer, err := bus.Call(ctx, u.conn, functions.Lookup, functions.InternalRequest{FunctionID: functionID, VersionID: versionID})
 	if problem.HasCode(err, problem.NotFound) || err == nil && answer.Function.NCAID != account {
-		return functions.Function{}, problem.New(problem.NotFound, "Function id '%s', version '%s': Not found in account '%s'", functionID, versionID, account)
+		return functions.Function{}, versionNotFound(ctx, functionID, versionID)
 	}
 	return answer.Function, err
+}
+
+func versionNotFound(ctx context.Context, functionID, versionID string) error {
+	return problem.New(problem.NotFound, "Function id '%s', version '%s': Not found in account '%s'", functionID, versionID, access.CallerFrom(ctx).Account)
 }
 
 // ofVersion finds the deployment of a version of the caller's account.

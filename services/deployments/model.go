@@ -33,6 +33,10 @@ type deployment struct {
 	ReportedStatus functions.Status
 	ReportedCode   string
 	Teardown       teardown
+	// Grace bounds a graceful teardown, in seconds.
+	Grace int
+	// Health is what was last told about healthInfo, in short.
+	Health string
 	// QueueReady is set once the invocation service has acknowledged the queue.
 	QueueReady           bool
 	CreatedAt, UpdatedAt time.Time
@@ -54,6 +58,8 @@ type specification struct {
 	RaisedUntil time.Time
 	// Ran is set once an instance has been ready.
 	Ran bool
+	// GPUs that one instance has.
+	GPUs int
 	// Unplaced is a sentence while an instance has no place, UnplacedCode its stable part.
 	Unplaced, UnplacedCode string
 }
@@ -85,6 +91,8 @@ type instance struct {
 	StopCause instances.Cause
 	StopDrain int
 	StopAt    *time.Time
+	// Rolling is set while another instance is to take the place of this one.
+	Rolling bool
 }
 
 func (i *instance) live() bool { return i.State.Live() }

@@ -33,12 +33,24 @@ type Config struct {
 	// StartTimeout bounds the time from the placement of an instance to its first good health check. Zero means 30
 	// minutes on real devices and one minute on simulated ones.
 	StartTimeout time.Duration `env:"SIROCCO_START_TIMEOUT" envDefault:"0s"`
+	// ErrorKept is how long a deployment in ERROR stays before it is removed and its version is INACTIVE again. Zero
+	// means seven days.
+	ErrorKept time.Duration `env:"SIROCCO_ERROR_KEPT" envDefault:"168h"`
 }
 
 const (
 	startReal      = 30 * time.Minute
 	startSimulated = time.Minute
 )
+
+const errorKept = 7 * 24 * time.Hour
+
+func (c Config) errorKept() time.Duration {
+	if c.ErrorKept > 0 {
+		return c.ErrorKept
+	}
+	return errorKept
+}
 
 // startTimeout of an instance.
 func (c Config) startTimeout(simulated bool) time.Duration {
@@ -61,9 +73,10 @@ var Module = fx.Module("deployments",
 func NewService(p app.Platform, cfg Config) *app.Service {
 	s := app.NewService(p, "deployments", schema, app.Migrations(migrations))
 	store := newStore(p.Pool, s.Tx)
-	reporter := NewReporter(store, p.Conn, s.Log)
-	reconciler := NewReconciler(store, s.Journal, p.Conn, p.Clock, s.Log, cfg, reporter)
-	deployments := New(store, s.Journal, p.Conn, p.Clock, s.Log, reporter)
+	meters := newMeters(p.Metrics)
+	reporter := NewReporter(store, s.Journal, p.Conn, s.Log)
+	reconciler := NewReconciler(store, s.Journal, p.Conn, p.Clock, s.Log, cfg, reporter, meters)
+	deployments := New(store, s.Journal, p.Conn, p.Clock, s.Log, reporter, meters)
 	observer := NewObserver(store, s.Journal, p.Clock, s.Log)
 
 	bus.Serve(s.Server, contract.Create, deployments.Create)

@@ -156,15 +156,21 @@ func (o *Observer) OnDeleted(ctx context.Context, t tx, _ event.Envelope, p func
 	if err != nil || d == nil || d.Teardown == forced {
 		return err
 	}
-	return beginTeardown(ctx, t, o.store, o.journal, d, forced, o.clock.Now())
+	return beginTeardown(ctx, t, o.store, o.journal, d, forced, 0, o.clock.Now())
 }
 
-// beginTeardown stores that a deployment shall go, with its events, and wakes the reconciler.
-func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deployment, how teardown, now time.Time) error {
+// beginTeardown stores that a deployment shall go, with its events, and wakes the reconciler. The drain starts once: a
+// forced teardown that hurries a graceful one is an update of it.
+func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deployment, how teardown, grace int, now time.Time) error {
+	told := contract.DrainStarted
+	if d.Teardown != standing {
+		told = contract.Updated
+	}
 	was := make([]int, len(d.Specs))
 	for n, spec := range d.Specs {
 		was[n] = spec.Wanted
 	}
+	d.Grace = grace
 	tearDown(d, how, now)
 	if err := s.put(ctx, t, d); err != nil {
 		return err
@@ -174,7 +180,7 @@ func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deplo
 			return err
 		}
 	}
-	err := bus.Record(ctx, t, j, contract.DrainStarted, d.fact(), contract.Changed{Deployment: answer(d), Graceful: how == graceful})
+	err := bus.Record(ctx, t, j, told, d.fact(), contract.Changed{Deployment: answer(d), Graceful: how == graceful})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 const (
 	drainGraceful  = 3600
 	drainScaleDown = 30
+	// longestDrain is the most that a client may ask for.
+	longestDrain = 24 * 3600
 )
 
 // Patience of the reconciler.
@@ -29,8 +31,6 @@ const (
 	// failureWindow is how long a failure slows replacements down.
 	failureWindow = 10 * time.Minute
 	longestPause  = time.Minute
-	// errorKept is how long a failed deployment stays before it is removed.
-	errorKept = 7 * 24 * time.Hour
 )
 
 // plan is the difference between wanted and observed, as steps.
@@ -87,13 +87,12 @@ func makePlan(d *deployment, nodes nodeView, now time.Time) plan {
 	case d.Teardown != standing || d.Status == functions.Inactive:
 		drain := 0
 		if d.Teardown == graceful {
-			drain = drainGraceful
+			drain = d.Grace
 		}
 		p.stopAll(remaining, instances.ByUser, drain)
 		return p
 	case d.Status == functions.Error:
 		p.stopAll(remaining, instances.ByUser, 0)
-		p.later(d.UpdatedAt.Add(errorKept))
 		return p
 	}
 	for _, i := range remaining {

@@ -125,7 +125,7 @@ func TestPlan(t *testing.T) {
 		{name: "ailing for a while", d: standingWith(functions.Degraded, 1).has("a", sick, at(ago(time.Minute))), want: "", again: 4 * time.Minute},
 		{name: "ailing for too long", d: standingWith(functions.Degraded, 1).has("a", sick, at(ago(sickFor))), want: "stop a degraded-worker 30 start 1 of s0 "},
 		{name: "an order nobody heard is repeated", d: standingWith(functions.Active, 0).has("a", running, told("instance-terminated-by-user", 30, ago(2*time.Minute))), want: "stop a " + user + " 0 "},
-		{name: "a failed deployment keeps nothing", d: standingWith(functions.Error, 2).has("a", running).has("b", dead), want: "stop a " + user + " 0 ", again: errorKept},
+		{name: "a failed deployment keeps nothing", d: standingWith(functions.Error, 2).has("a", running).has("b", dead), want: "stop a " + user + " 0 "},
 		{name: "forced teardown", d: tornDown(forced).has("a", running).has("b", starting), want: "stop a " + user + " 0 stop b " + user + " 0 "},
 		{name: "graceful teardown", d: tornDown(graceful).has("a", running), want: "stop a " + user + " 3600 "},
 		{name: "graceful teardown goes on", d: tornDown(graceful).has("a", stopping, told("instance-terminated-by-user", 3600, noon)), want: "", again: time.Hour + stopGrace},
@@ -155,6 +155,7 @@ func TestPlan(t *testing.T) {
 
 func tornDown(how teardown) *deployment {
 	d := standingWith(functions.Active, 1)
+	d.Grace = drainGraceful
 	tearDown(d, how, noon)
 	return d
 }
@@ -226,7 +227,7 @@ func TestHealthInfoFollowsTheSpecification(t *testing.T) {
 func TestANodeIsLostWhenTheInventorySaysSoOrItStaysAway(t *testing.T) {
 	t.Parallel()
 	clock := quartz.NewMock(t)
-	r := NewReconciler(nil, nil, nil, clock, nil, Config{}, nil)
+	r := NewReconciler(nil, nil, nil, clock, nil, Config{}, nil, nil)
 	n := placement.Node{Cluster: "lab", Name: "n1"}
 	view := func(state clusters.NodeState) fleet {
 		return fleet{byName: map[placement.Node]clusters.Node{n: {Cluster: "lab", Node: "n1", State: state}}}

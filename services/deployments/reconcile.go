@@ -40,6 +40,7 @@ type Reconciler struct {
 	log      *zap.Logger
 	cfg      Config
 	reporter *Reporter
+	meters   *meters
 
 	todo *worklist
 	// hungry are the deployments with an instance that has no place; capacity wakes them.
@@ -51,9 +52,9 @@ type Reconciler struct {
 }
 
 // NewReconciler prepares a reconciler; Run starts it.
-func NewReconciler(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, cfg Config, reporter *Reporter) *Reconciler {
+func NewReconciler(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, cfg Config, reporter *Reporter, m *meters) *Reconciler {
 	return &Reconciler{
-		store: s, journal: j, conn: conn, clock: clock, log: log, cfg: cfg, reporter: reporter,
+		store: s, journal: j, conn: conn, clock: clock, log: log, cfg: cfg, reporter: reporter, meters: m,
 		todo: newWorklist(), hungry: map[string]bool{}, due: map[string]time.Time{}, absent: map[placement.Node]time.Time{},
 	}
 }
@@ -247,10 +248,12 @@ func (r *Reconciler) lost(f fleet, node placement.Node) bool {
 // full pass.
 func (r *Reconciler) settle(ctx context.Context, id string, f fleet) (again time.Time, err error) {
 	var d *deployment
+	var was functions.Status
 	err = r.store.tx(ctx, func(t tx) error {
 		if d, err = r.store.lock(ctx, t, id); err != nil || d == nil {
 			return err
 		}
+		was = d.Status
 		again, err = r.step(ctx, t, d, f)
 		return err
 	})
@@ -261,6 +264,7 @@ func (r *Reconciler) settle(ctx context.Context, id string, f fleet) (again time
 	if d == nil {
 		return time.Time{}, nil
 	}
+	r.meters.moved(d, was, r.clock.Now())
 	if d.unplaced() != nil && d.Teardown == standing {
 		r.hungry[id] = true
 	}
@@ -292,9 +296,13 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	if err := r.start(ctx, t, d, p.starts, f, now); err != nil {
 		return p.again, err
 	}
-	if d.Teardown == standing && d.Status == functions.Error && now.Sub(d.UpdatedAt) >= errorKept {
-		d.Teardown, d.Status = forced, functions.Inactive
-		p.later(now)
+	if d.Teardown == standing && d.Status == functions.Error {
+		if removal := d.UpdatedAt.Add(r.cfg.errorKept()); now.Before(removal) {
+			p.later(removal)
+		} else {
+			r.log.Info("failed deployment is removed after its time", zap.String("deployment", d.ID), zap.String("version", d.VersionID))
+			return now, beginTeardown(ctx, t, r.store, r.journal, d, forced, 0, now)
+		}
 	}
 	if d.Teardown == standing {
 		r.judge(d, &p, now)
@@ -302,6 +310,9 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	d.Reason = explain(d)
 	if d.Teardown != standing && len(d.live()) == 0 && !d.unreported() {
 		return time.Time{}, r.remove(ctx, t, d)
+	}
+	if err := r.tellHealth(ctx, t, d); err != nil {
+		return p.again, err
 	}
 	if d.state() == before {
 		return p.again, nil
@@ -313,19 +324,33 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	return p.again, r.store.put(ctx, t, d)
 }
 
-// state is what put stores, in a form that can be compared.
+// tellHealth records what is wrong with the instances of a deployment when that is not what was told last.
+func (r *Reconciler) tellHealth(ctx context.Context, t tx, d *deployment) error {
+	info := healthInfo(d)
+	short := inShort(info)
+	if short == d.Health {
+		return nil
+	}
+	d.Health = short
+	return bus.Record(ctx, t, r.journal, contract.HealthChanged, d.fact(), contract.Health{
+		DeploymentID: d.ID, VersionID: d.VersionID, Status: d.Status, HealthInfo: info,
+	})
+}
+
+// storedState is what put stores, in a form that can be compared.
 type storedState struct {
 	status   functions.Status
 	reason   functions.Reason
 	teardown teardown
 	specs    string
+	health   string
 }
 
 // patience is how long a deployment may wait for places.
 func (r *Reconciler) patience() time.Duration { return r.cfg.startTimeout(false) }
 
 func (d *deployment) state() storedState {
-	s := storedState{status: d.Status, reason: d.Reason, teardown: d.Teardown}
+	s := storedState{status: d.Status, reason: d.Reason, teardown: d.Teardown, health: d.Health}
 	for _, spec := range d.Specs {
 		s.specs += fmt.Sprintf("%d/%d/%d/%t/%q/%q;", spec.Wanted, spec.Proven, spec.RaisedUntil.UnixNano(), spec.Ran, spec.UnplacedCode, spec.Unplaced)
 	}
@@ -368,7 +393,7 @@ func (r *Reconciler) stop(ctx context.Context, t tx, d *deployment, s stop, now 
 	}
 	return orderEnd(ctx, t, r.journal, i.Cluster, i.Node, instances.TerminateOrder{
 		InstanceID: i.ID, Account: d.Account, VersionID: d.VersionID, Cause: s.cause, DrainSeconds: s.drain,
-		FinishQueue: s.drain == drainGraceful,
+		FinishQueue: d.Teardown == graceful && s.drain > 0,
 	})
 }
 

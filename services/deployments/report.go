@@ -18,10 +18,11 @@ const tellWithin = 3 * time.Second
 // Reporter tells the functions service the status of deployments and asks the invocation service for their queues,
 // again and again until both have acknowledged. The deployment's row remembers what was acknowledged.
 type Reporter struct {
-	store *store
-	conn  *bus.Conn
-	log   *zap.Logger
-	todo  *worklist
+	store   *store
+	journal *bus.Journal
+	conn    *bus.Conn
+	log     *zap.Logger
+	todo    *worklist
 	// slots bounds the reports under way. Each holds a connection of the pool while another service, perhaps on the
 	// same pool, answers; without a bound a burst would leave that service none to answer with.
 	slots chan struct{}
@@ -30,8 +31,8 @@ type Reporter struct {
 const reportsAtOnce = 2
 
 // NewReporter prepares a reporter; Run starts it.
-func NewReporter(s *store, conn *bus.Conn, log *zap.Logger) *Reporter {
-	return &Reporter{store: s, conn: conn, log: log, todo: newWorklist(), slots: make(chan struct{}, reportsAtOnce)}
+func NewReporter(s *store, j *bus.Journal, conn *bus.Conn, log *zap.Logger) *Reporter {
+	return &Reporter{store: s, journal: j, conn: conn, log: log, todo: newWorklist(), slots: make(chan struct{}, reportsAtOnce)}
 }
 
 // Tell asks for a report soon.
@@ -118,9 +119,10 @@ func (r *Reporter) status(ctx context.Context, t tx, d *deployment) error {
 		if lockErr != nil || locked == nil {
 			return lockErr
 		}
-		tearDown(locked, forced, time.Now())
-		if err := r.store.put(ctx, t, locked); err != nil {
-			return err
+		if locked.Teardown != forced {
+			if err := beginTeardown(ctx, t, r.store, r.journal, locked, forced, 0, time.Now()); err != nil {
+				return err
+			}
 		}
 		d.Status, d.Reason, err = locked.Status, locked.Reason, nil
 	}

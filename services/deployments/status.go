@@ -181,6 +181,9 @@ func (d *deployment) newest(match func(*instance) bool) *instance {
 // why is the cause that made the instance end: an order's cause says more than the end that it led to, unless the
 // instance itself reported a fault.
 func (i *instance) why() instances.Cause {
+	if i.live() && i.StopCause == "" && i.State == instances.Unhealthy {
+		return instances.NotReady
+	}
 	if !i.live() && i.Cause != "" && fault(i.Cause) && i.Cause != instances.ByService {
 		return i.Cause
 	}

@@ -35,13 +35,13 @@ type querier interface {
 }
 
 const deploymentColumns = `id::text, account, function_id::text, version_id::text, function_name, status, reason,
-	reported_status, reported_code, teardown, queue_ready, created_at, updated_at FROM deployments.deployments`
+	reported_status, reported_code, teardown, queue_ready, grace, health, created_at, updated_at FROM deployments.deployments`
 
 func scanDeployment(row pgx.CollectableRow) (*deployment, error) {
 	var d deployment
 	var reason []byte
 	err := row.Scan(&d.ID, &d.Account, &d.FunctionID, &d.VersionID, &d.FunctionName, &d.Status, &reason,
-		&d.ReportedStatus, &d.ReportedCode, &d.Teardown, &d.QueueReady, &d.CreatedAt, &d.UpdatedAt)
+		&d.ReportedStatus, &d.ReportedCode, &d.Teardown, &d.QueueReady, &d.Grace, &d.Health, &d.CreatedAt, &d.UpdatedAt)
 	if err == nil {
 		err = json.Unmarshal(reason, &d.Reason)
 	}
@@ -82,14 +82,14 @@ func (s *store) list(ctx context.Context, q querier, where string, args ...any) 
 }
 
 func (s *store) loadSpecs(ctx context.Context, q querier, ids []string, byID map[string]*deployment) error {
-	rows, err := q.Query(ctx, `SELECT deployment_id::text, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code
+	rows, err := q.Query(ctx, `SELECT deployment_id::text, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code, gpus
 		FROM deployments.specifications WHERE deployment_id = ANY($1::uuid[]) ORDER BY deployment_id, position`, ids)
 	if err != nil {
 		return fmt.Errorf("load specifications: %w", err)
 	}
 	owned, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o ownedSpec, err error) {
 		var body []byte
-		err = row.Scan(&o.owner, &o.Position, &body, &o.Wanted, &o.Proven, &o.RaisedUntil, &o.Ran, &o.Unplaced, &o.UnplacedCode)
+		err = row.Scan(&o.owner, &o.Position, &body, &o.Wanted, &o.Proven, &o.RaisedUntil, &o.Ran, &o.Unplaced, &o.UnplacedCode, &o.GPUs)
 		if err == nil {
 			err = json.Unmarshal(body, &o.Specification)
 		}
@@ -113,7 +113,7 @@ type ownedSpec struct {
 }
 
 const instanceColumns = `id::text, deployment_id::text, specification_id::text, cluster, node, region, gpu, instance_type, devices,
-	state, phase, cause, message, logs, sequence, created_at, updated_at, state_at, deadline, ready_at, ended_at, stop_cause, stop_drain, stop_at`
+	state, phase, cause, message, logs, sequence, created_at, updated_at, state_at, deadline, ready_at, ended_at, stop_cause, stop_drain, stop_at, rolling`
 
 func (s *store) loadInstances(ctx context.Context, q querier, ids []string, byID map[string]*deployment) error {
 	rows, err := q.Query(ctx, `SELECT `+instanceColumns+` FROM deployments.instances
@@ -186,8 +186,8 @@ func (s *store) insert(ctx context.Context, t tx, d *deployment) (taken bool, er
 		if err != nil {
 			return false, fmt.Errorf("encode specification: %w", err)
 		}
-		_, err = t.Exec(ctx, `INSERT INTO deployments.specifications (id, deployment_id, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, spec.ID, d.ID, spec.Position, body, spec.Wanted, spec.Proven, d.CreatedAt, false, "", "")
+		_, err = t.Exec(ctx, `INSERT INTO deployments.specifications (id, deployment_id, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code, gpus)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, spec.ID, d.ID, spec.Position, body, spec.Wanted, spec.Proven, d.CreatedAt, false, "", "", spec.GPUs)
 		if err != nil {
 			return false, fmt.Errorf("store specification: %w", err)
 		}
@@ -201,8 +201,8 @@ func (s *store) put(ctx context.Context, t tx, d *deployment) error {
 	if err != nil {
 		return fmt.Errorf("encode reason: %w", err)
 	}
-	_, err = t.Exec(ctx, `UPDATE deployments.deployments SET status = $2, reason = $3, teardown = $4, updated_at = $5 WHERE id = $1`,
-		d.ID, d.Status, reason, d.Teardown, d.UpdatedAt)
+	_, err = t.Exec(ctx, `UPDATE deployments.deployments SET status = $2, reason = $3, teardown = $4, grace = $5, health = $6, updated_at = $7 WHERE id = $1`,
+		d.ID, d.Status, reason, d.Teardown, d.Grace, d.Health, d.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("store deployment: %w", err)
 	}
@@ -254,8 +254,8 @@ func (s *store) insertInstance(ctx context.Context, t tx, i *instance) error {
 // putInstance stores what changes in an instance; one that has ended gives its devices back.
 func (s *store) putInstance(ctx context.Context, t tx, i *instance) error {
 	_, err := t.Exec(ctx, `UPDATE deployments.instances SET state = $2, phase = $3, cause = $4, message = $5, logs = $6, sequence = $7,
-			updated_at = $8, state_at = $9, ready_at = $10, ended_at = $11, stop_cause = $12, stop_drain = $13, stop_at = $14 WHERE id = $1`,
-		i.ID, i.State, i.Phase, i.Cause, i.Message, i.Logs, i.Sequence, i.UpdatedAt, i.StateAt, i.ReadyAt, i.EndedAt, i.StopCause, i.StopDrain, i.StopAt)
+			updated_at = $8, state_at = $9, ready_at = $10, ended_at = $11, stop_cause = $12, stop_drain = $13, stop_at = $14, rolling = $15 WHERE id = $1`,
+		i.ID, i.State, i.Phase, i.Cause, i.Message, i.Logs, i.Sequence, i.UpdatedAt, i.StateAt, i.ReadyAt, i.EndedAt, i.StopCause, i.StopDrain, i.StopAt, i.Rolling)
 	if err != nil {
 		return fmt.Errorf("store instance: %w", err)
 	}

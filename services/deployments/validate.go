@@ -2,6 +2,7 @@ package deployments
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -72,6 +73,12 @@ func validSpecs(specs []contract.Specification) error {
 		check.Require(len(s.Configuration) <= maxConfiguration, at+"configuration", "must be at most %d bytes", maxConfiguration)
 		check.Require(len(s.Configuration) == 0 || bytes.HasPrefix(bytes.TrimSpace(s.Configuration), []byte("{")), at+"configuration", "must be a JSON object")
 		check.Require(!nul(s.Configuration) && !nul(s.HelmValidationPolicy), at+"configuration", "must not hold the character U+0000")
+		validPolicy(check, at+"helmValidationPolicy", s.HelmValidationPolicy)
+		for field, text := range map[string]string{
+			"cpuArch": s.CPUArch, "os": s.OS, "driverVersion": s.DriverVersion, "storage": s.Storage, "systemMemory": s.SystemMemory, "gpuMemory": s.GPUMemory,
+		} {
+			validName(check, at+field, text, false)
+		}
 	}
 	return check.Err()
 }
@@ -164,4 +171,53 @@ func checkOffer(check *problem.Check, at string, nodes []clusters.Node, s contra
 	}
 	check.Require(gpu, at+"gpu", "unknown GPU '%s'", s.GPU)
 	check.Require(!gpu || typ, at+"instanceType", "unknown instance type '%s' for GPU '%s'", s.InstanceType, s.GPU)
+}
+
+// describe fills in what the inventory knows about the type of a specification (§11.1), and tells how many GPUs an
+// instance of it has.
+func describe(s *contract.Specification, nodes []clusters.Node) (gpus int) {
+	for _, n := range nodes {
+		for _, t := range n.Types {
+			if !strings.EqualFold(t.GPU, s.GPU) || !strings.EqualFold(t.Name, s.InstanceType) {
+				continue
+			}
+			s.CPUArch, s.OS, s.DriverVersion = cmp.Or(t.CPUArch, s.CPUArch), cmp.Or(t.OS, s.OS), cmp.Or(t.Driver, s.DriverVersion)
+			s.Storage, s.SystemMemory, s.GPUMemory = cmp.Or(t.Storage, s.Storage), cmp.Or(t.SystemMemory, s.SystemMemory), cmp.Or(t.GPUMemory, s.GPUMemory)
+			return max(t.GPUCount, 1)
+		}
+	}
+	return 1
+}
+
+// helmPolicy is what §11.1 lets a client say about the objects of a chart.
+type helmPolicy struct {
+	Name  *string     `json:"name"`
+	Types []chartKind `json:"extraKubernetesTypes"`
+}
+
+type chartKind struct {
+	Group   string `json:"group"`
+	Version string `json:"version"`
+	Kind    string `json:"kind"`
+}
+
+func validPolicy(check *problem.Check, field string, raw json.RawMessage) {
+	if len(raw) == 0 {
+		return
+	}
+	var p *helmPolicy
+	if err := json.Unmarshal(raw, &p); err != nil || p == nil {
+		check.Require(false, field, "must be an object with a name")
+		return
+	}
+	known := p.Name != nil && (strings.EqualFold(*p.Name, "DEFAULT") || strings.EqualFold(*p.Name, "UNRESTRICTED"))
+	check.Require(known, field+".name", "must be DEFAULT or UNRESTRICTED")
+	check.Require(p.Types == nil || len(p.Types) > 0, field+".extraKubernetesTypes", "must have at least one element when it is given")
+	check.Require(len(p.Types) <= maxNames, field+".extraKubernetesTypes", "must have at most %d elements", maxNames)
+	for n, k := range p.Types[:min(len(p.Types), maxNames)] {
+		at := fmt.Sprintf("%s.extraKubernetesTypes[%d].", field, n)
+		for name, value := range map[string]string{"group": k.Group, "version": k.Version, "kind": k.Kind} {
+			check.Require(strings.TrimSpace(value) != "", at+name, "must not be blank")
+		}
+	}
 }
