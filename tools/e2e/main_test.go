@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -33,6 +34,10 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "shared platform:", err)
 			code = 1
 		}
+	}
+	if d, err := document(); err != nil || d.verdict() != nil {
+		fmt.Fprintln(os.Stderr, cmp.Or(err, d.verdict()))
+		code = 1
 	}
 	client.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {

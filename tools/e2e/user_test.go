@@ -129,6 +129,9 @@ func (u user) try(ctx context.Context, method, path string, how ...asked) (answe
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
+	if d, broken := document(); broken == nil && err == nil {
+		d.check(resp.Request, resp, b)
+	}
 	return answer{t: u.t, status: resp.StatusCode, header: resp.Header, body: b, took: time.Since(began)}, err
 }
 
