@@ -21,7 +21,7 @@ type document struct {
 
 // asyncAPI describes every message that services exchange.
 func asyncAPI(c comments) ([]byte, error) {
-	d := document{channels: object{}, operations: object{}, messages: object{}, schemas: schemas{object{}, c}}
+	d := document{channels: object{}, operations: object{}, messages: object{}, schemas: schemas{object{}, c, false}}
 	d.messages["problem"] = object{
 		"summary": "The request was refused.", "contentType": "application/json", "payload": d.schemas.of(reflect.TypeFor[problem.Problem]()),
 	}

@@ -33,7 +33,7 @@ func openAPI(c comments) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &openAPIDocument{schemas: schemas{object{}, c}, examples: examples, paths: object{}}
+	d := &openAPIDocument{schemas: schemas{object{}, c, true}, examples: examples, paths: object{}}
 	for _, op := range gateway.Operations() {
 		d.add(op)
 	}

@@ -15,6 +15,8 @@ type object map[string]any
 type schemas struct {
 	known    object
 	comments comments
+	// http leaves out what travels as a header of an HTTP answer.
+	http bool
 }
 
 var (
@@ -86,7 +88,7 @@ func (s schemas) structure(t reflect.Type) object {
 func (s schemas) collect(t reflect.Type, members object, required *[]string) {
 	for _, f := range fieldsOf(t) {
 		name := f.json()
-		if name == "" {
+		if name == "" || s.http && f.Tag.Get("header") != "" {
 			continue
 		}
 		members[name] = s.member(f)
