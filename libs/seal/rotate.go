@@ -2,18 +2,16 @@ package seal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
 // batch is how many values are wrapped anew between two looks at the context.
 const batch = 200
-
-// ErrSameKey says that there is no key to rotate to.
-var ErrSameKey = errors.New("the operator's key is the current one already")
 
 // Status tells how far a rotation is.
 type Status struct {
@@ -25,7 +23,7 @@ type Status struct {
 }
 
 // Rotate makes a new key current and moves the values under it. The new key is the operator's, when the source has one
-// that is not in use; [ErrSameKey] says that there ought to be one. Otherwise it is made, and lives where the one before
+// that is not in use; a conflict says that there ought to be one. Otherwise it is made, and lives where the one before
 // does. While an earlier rotation is not over, Rotate goes on with that one and makes no further key.
 func (v *Vault) Rotate(ctx context.Context) (Status, error) {
 	ran, err := v.register.Exclusively(ctx, func(ctx context.Context) error {
@@ -68,7 +66,8 @@ func (v *Vault) promote(ctx context.Context, before Record) error {
 	case v.source.Given != "" && given[0].id != old.id:
 		next.Name = given[0].id.String()
 	case v.source.Given != "":
-		return ErrSameKey
+		return problem.New(problem.Conflict, "%[1]s is the current key: give every replica a new one as %[1]s and this one as %[2]s, then ask again",
+			v.source.Variable, v.source.Variable+PreviousSuffix)
 	default:
 		k, err := makeKey()
 		if err != nil {

@@ -1,13 +1,15 @@
 package keys
 
 import (
-	"encoding/base64"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
 )
 
 // Config is what an operator may choose. The two secrets are taken out of the environment as they are read, so that no
@@ -17,21 +19,33 @@ type Config struct {
 	Prefix string `env:"SIROCCO_KEY_PREFIX" envDefault:"nvapi-nvcf-stg-"`
 	// DomainKey is the key of the hash of every key: 136 bytes in base64. Without it one is made and shared through the database.
 	DomainKey string `env:"SIROCCO_KEYS_DOMAIN_KEY,unset"`
-	// EncryptionKey seals what the database keeps secret: 32 bytes in base64. Without it one is made; see [Secrets].
+	// EncryptionKey seals what the database keeps secret: 32 bytes in base64, the same for every replica. Without it one
+	// is made; see libs/seal.
 	EncryptionKey string `env:"SIROCCO_KEYS_ENCRYPTION_KEY,unset"`
+	// PreviousEncryptionKey opens what was sealed before EncryptionKey was changed. To rotate, give every replica the new
+	// key as EncryptionKey and the one before here, then POST /v1/admin/encryption/keys/rotate; when the answer lists no
+	// previous key any more, this one may go.
+	PreviousEncryptionKey string `env:"SIROCCO_KEYS_ENCRYPTION_KEY_PREVIOUS,unset"`
 	// DataDir keeps the key-encryption key when EncryptionKey is not given. When empty it is .sirocco, if that exists.
 	DataDir string `env:"SIROCCO_DATA_DIR"`
 	// Retention is how long a key's record outlives its expiry.
 	Retention time.Duration `env:"SIROCCO_KEYS_RETENTION" envDefault:"48h"`
 	// ReapInterval is how often records past their retention are purged.
 	ReapInterval time.Duration `env:"SIROCCO_KEYS_REAP_INTERVAL" envDefault:"1m"`
+	// SigningKeyLife is how long a key signs tokens before its successor takes over.
+	SigningKeyLife time.Duration `env:"SIROCCO_SIGNING_KEY_LIFE" envDefault:"720h"`
+	// AdminTokenLife is how long an administrator token is valid.
+	AdminTokenLife time.Duration `env:"SIROCCO_ADMIN_TOKEN_LIFE" envDefault:"12h"`
+	// AdminExtraScopes are granted by administrator tokens beside the ten of keys §4.14, for example account_setup.
+	AdminExtraScopes []string `env:"SIROCCO_ADMIN_EXTRA_SCOPES"`
+	// AdminTokenRate is how many administrator tokens a replica mints per second, and at once.
+	AdminTokenRate int `env:"SIROCCO_ADMIN_TOKEN_RATE" envDefault:"30"`
+	// TrustMode is compat or secured; in the second the administrator may also manage keys (keys §3).
+	TrustMode string `env:"SIROCCO_TRUST_MODE" envDefault:"compat"`
 }
 
-// Sizes of the deployment secrets in bytes (keys §5.1, §5.2).
-const (
-	domainKeySize     = 136
-	encryptionKeySize = 32
-)
+// domainKeySize in bytes (keys §5.1).
+const domainKeySize = 136
 
 const maxRetention = 30 * 24 * time.Hour
 
@@ -42,10 +56,7 @@ func (c Config) check() error {
 	if !prefixShape.MatchString(c.Prefix) {
 		return fmt.Errorf("SIROCCO_KEY_PREFIX: %q does not start with %q, end with a hyphen and have letters, digits and hyphens between", c.Prefix, contract.Prefix)
 	}
-	if _, err := decodeSecret("SIROCCO_KEYS_DOMAIN_KEY", c.DomainKey, domainKeySize); err != nil {
-		return err
-	}
-	if _, err := decodeSecret("SIROCCO_KEYS_ENCRYPTION_KEY", c.EncryptionKey, encryptionKeySize); err != nil {
+	if _, err := seal.Decode("SIROCCO_KEYS_DOMAIN_KEY", c.DomainKey, domainKeySize); err != nil {
 		return err
 	}
 	if c.Retention < 0 || c.Retention > maxRetention {
@@ -54,21 +65,59 @@ func (c Config) check() error {
 	if c.ReapInterval <= 0 {
 		return fmt.Errorf("SIROCCO_KEYS_REAP_INTERVAL: %s is not a positive duration", c.ReapInterval)
 	}
+	if c.SigningKeyLife < minSigningKeyLife {
+		return fmt.Errorf("SIROCCO_SIGNING_KEY_LIFE: %s is less than %s", c.SigningKeyLife, minSigningKeyLife)
+	}
+	if c.AdminTokenLife < minAdminTokenLife || c.AdminTokenLife > contract.TokenLife {
+		return fmt.Errorf("SIROCCO_ADMIN_TOKEN_LIFE: %s is not between %s and %s", c.AdminTokenLife, minAdminTokenLife, contract.TokenLife)
+	}
+	if c.AdminTokenRate < 1 {
+		return fmt.Errorf("SIROCCO_ADMIN_TOKEN_RATE: %d is less than 1", c.AdminTokenRate)
+	}
+	if c.TrustMode != trustCompat && c.TrustMode != trustSecured {
+		return fmt.Errorf("SIROCCO_TRUST_MODE: %q is neither %s nor %s", c.TrustMode, trustCompat, trustSecured)
+	}
+	return c.checkScopes()
+}
+
+// Bounds of keys §6: a token must not outlive what verifiers remember, nor grow past what the cluster inventory reads.
+const (
+	minAdminTokenLife = 15 * time.Minute
+	minSigningKeyLife = 2 * publishAhead
+	maxExtraScopes    = 512
+
+	trustCompat  = "compat"
+	trustSecured = "secured"
+)
+
+// scopeShape leaves out what may not be in a token: one client decodes it with the standard base64 alphabet (keys §6.2).
+var scopeShape = regexp.MustCompile(`^[A-Za-z0-9_:.-]+$`)
+
+func (c Config) checkScopes() error {
+	size := 0
+	for _, scope := range c.AdminExtraScopes {
+		if !scopeShape.MatchString(strings.TrimSpace(scope)) {
+			return fmt.Errorf("SIROCCO_ADMIN_EXTRA_SCOPES: %q is not a scope: want letters, digits, and any of _ : . -", scope)
+		}
+		size += len(scope)
+	}
+	if size > maxExtraScopes {
+		return fmt.Errorf("SIROCCO_ADMIN_EXTRA_SCOPES: %d characters of scopes make a token too long for those who read it; want %d at most", size, maxExtraScopes)
+	}
 	return nil
 }
 
-// decodeSecret reads a secret of a fixed size from base64, in either alphabet, padded or not; nil when there is none.
-func decodeSecret(name, text string, size int) ([]byte, error) {
-	text = strings.TrimRight(strings.TrimSpace(text), "=")
-	if text == "" {
-		return nil, nil
+// adminScopes are those of an administrator token, each once.
+func (c Config) adminScopes() []access.Scope {
+	scopes := access.AdminDefaults()
+	extra := c.AdminExtraScopes
+	if c.TrustMode == trustSecured {
+		extra = append(slices.Clone(extra), access.ManageKeys)
 	}
-	b, err := base64.RawStdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/").Replace(text))
-	if err != nil {
-		return nil, fmt.Errorf("%s: want %d bytes in base64, got something that is not base64", name, size)
+	for _, scope := range extra {
+		if scope = strings.TrimSpace(scope); !slices.Contains(scopes, scope) {
+			scopes = append(scopes, scope)
+		}
 	}
-	if len(b) != size {
-		return nil, fmt.Errorf("%s: want %d bytes in base64, got %d bytes", name, size, len(b))
-	}
-	return b, nil
+	return scopes
 }

@@ -84,7 +84,8 @@ func (s *site) connect(t testing.TB) *bus.Conn {
 // config has a data directory of its own and a reaper that stays away from the clock of the test.
 func config(t testing.TB) Config {
 	t.Helper()
-	return Config{Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day}
+	return Config{Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day,
+		SigningKeyLife: 30 * day, AdminTokenLife: contract.TokenLife, AdminTokenRate: 1000, TrustMode: trustCompat}
 }
 
 // replica starts one without waiting for it.

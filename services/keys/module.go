@@ -8,14 +8,15 @@
 // An administrator token is an ES256 JWT that anyone can verify with the published keys ([Signer]); it is not stored.
 //
 // The secrets of the deployment are found or made once by [Secrets] and shared by all replicas through the database,
-// sealed with a key-encryption key ([Vault]). Every change of a key is an event in the same transaction ([Store]); no
-// event, log line or row holds a key or a token.
+// sealed (libs/seal). Signing keys are replaced in order, or at once when one is compromised, by [Rotation]. Every
+// change of a key is an event in the same transaction ([Store]); no event, log line or row holds a key or a token.
 package keys
 
 import (
 	"context"
 	"crypto/rand"
 	"embed"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -44,17 +45,22 @@ var Module = fx.Module("keys",
 func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	s := app.NewService(p, "keys", "keys", app.Migrations(migrations))
 	store := NewStore(p.Pool, s.Tx, s.Journal)
-	secrets, err := NewSecrets(cfg, store, rand.Reader)
+	vault, err := newVault(cfg, p.Pool, func() time.Time { return p.Clock.Now() })
 	if err != nil {
 		return nil, err
 	}
-	signer := NewSigner(store)
-	tokens := NewTokens(store, signer, p.Clock, rand.Reader)
+	secrets, err := NewSecrets(cfg, store, vault, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	signer := NewSigner(store, vault)
+	rotation := NewRotation(store, signer, p.Clock, cfg.SigningKeyLife, s.Log)
+	tokens := NewTokens(store, signer, cfg, p.Clock, rand.Reader, p.Metrics)
 	keys := NewKeys(store, p.Clock, rand.Reader, cfg.Retention, s.Log)
 	registry := NewRegistry(store)
 
 	s.OnReady(func(ctx context.Context) error {
-		vault, domainKey, err := secrets.Open(ctx)
+		domainKey, err := secrets.Open(ctx)
 		if err != nil {
 			return err
 		}
@@ -63,10 +69,19 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 			return err
 		}
 		keys.Use(format)
-		return signer.Load(ctx, vault)
+		return rotation.Step(ctx)
 	})
 	s.Loop("reaper", NewReaper(store, p.Clock, cfg.ReapInterval, s.Log).Run)
 
+	s.Loop("signing keys", func(ctx context.Context) error { return rotation.Run(ctx, p.Conn) })
+	s.Loop("encryption", func(ctx context.Context) error { return vault.Run(ctx, s.Log) })
+
+	bus.Serve(s.Server, contract.GetEncryption, encryption(vault.Status))
+	bus.Serve(s.Server, contract.RotateEncryption, encryption(vault.Rotate))
+	bus.Serve(s.Server, contract.SigningKeys, rotation.Keys)
+	bus.Serve(s.Server, contract.RotateSigningKeys, rotation.Rotate)
+	bus.Serve(s.Server, contract.Revocations, tokens.Revocations)
+	bus.Serve(s.Server, contract.RevokeToken, tokens.Revoke)
 	bus.Serve(s.Server, contract.MintAdminToken, tokens.Mint)
 	bus.Serve(s.Server, contract.PublicKeys, tokens.PublicKeys)
 	bus.Serve(s.Server, contract.Create, keys.Create)

@@ -13,6 +13,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/health"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
 	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
@@ -44,7 +45,7 @@ func TestModuleServesUntilItIsStopped(t *testing.T) {
 
 func TestProcessRefusesASecretOfTheWrongLength(t *testing.T) {
 	s := newSite(t)
-	t.Setenv("SIROCCO_KEYS_DOMAIN_KEY", encode(1, encryptionKeySize))
+	t.Setenv("SIROCCO_KEYS_DOMAIN_KEY", encode(1, seal.KeySize))
 	process, _ := s.process()
 	require.ErrorContains(t, process.Err(), "SIROCCO_KEYS_DOMAIN_KEY: want 136 bytes in base64, got 32 bytes")
 }

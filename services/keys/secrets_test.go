@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
 )
 
 func encode(b byte, size int) string {
@@ -25,10 +25,17 @@ func encode(b byte, size int) string {
 // open is one replica that looks for the secrets.
 func open(t *testing.T, s *site, cfg Config) ([]byte, error) {
 	t.Helper()
-	secrets, err := NewSecrets(cfg, NewStore(s.pool, nil, nil), rand.Reader)
+	_, secrets := vaultOf(t, s, cfg)
+	return secrets.Open(t.Context())
+}
+
+func vaultOf(t testing.TB, s *site, cfg Config) (*seal.Vault, *Secrets) {
+	t.Helper()
+	vault, err := newVault(cfg, s.pool, func() time.Time { return s.clock.Now() })
 	require.NoError(t, err)
-	_, domainKey, err := secrets.Open(t.Context())
-	return domainKey, err
+	secrets, err := NewSecrets(cfg, NewStore(s.pool, nil, nil), vault, rand.Reader)
+	require.NoError(t, err)
+	return vault, secrets
 }
 
 func TestReplicasThatStartAtOnceShareTheirSecrets(t *testing.T) {
@@ -39,7 +46,7 @@ func TestReplicasThatStartAtOnceShareTheirSecrets(t *testing.T) {
 		"no data directory":       func() Config { c := config(t); c.DataDir = ""; return c },
 		"keys from the environment": func() Config {
 			c := config(t)
-			c.DomainKey, c.EncryptionKey = encode(1, domainKeySize), encode(2, encryptionKeySize)
+			c.DomainKey, c.EncryptionKey = encode(1, domainKeySize), encode(2, seal.KeySize)
 			return c
 		},
 	} {
@@ -105,42 +112,24 @@ func TestKeyEncryptionKeyFileIsPrivate(t *testing.T) {
 	require.Len(t, entries, 1, "no temporary file is left")
 	// With the file elsewhere, the database alone opens nothing.
 	var held []byte
-	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT value FROM keys.secrets WHERE name = $1`, encryptionKeyName).Scan(&held))
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT value FROM keys.encryption_keys`).Scan(&held))
 	require.Nil(t, held)
-}
-
-func TestWritersOfOneKeyFileAgree(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "keys", "encryption.key")
-	results := make([][]byte, 16)
-	var writers sync.WaitGroup
-	for i := range results {
-		writers.Go(func() {
-			key, err := writeKeyFile(path, bytes.Repeat([]byte{byte(i)}, encryptionKeySize))
-			if err != nil {
-				t.Error(err)
-			}
-			results[i] = key
-		})
-	}
-	writers.Wait()
-	for _, key := range results {
-		require.Equal(t, results[0], key)
-	}
 }
 
 func TestReplicaWithoutTheRightKeySaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	given := func(domain, encryption string) Config {
-		return Config{Prefix: "nvapi-", DomainKey: domain, EncryptionKey: encryption, ReapInterval: time.Minute, DataDir: t.TempDir()}
+		c := config(t)
+		c.DomainKey, c.EncryptionKey = domain, encryption
+		return c
 	}
-	domain, encryption := encode(1, domainKeySize), encode(2, encryptionKeySize)
+	domain, encryption := encode(1, domainKeySize), encode(2, seal.KeySize)
 	for name, c := range map[string]struct {
 		first, second Config
 		wrong         string
 	}{
 		"another data directory":     {given("", ""), given("", ""), "copy keys/encryption.key from the data directory"},
-		"another encryption key":     {given("", encryption), given("", encode(3, encryptionKeySize)), "SIROCCO_KEYS_ENCRYPTION_KEY is not the key"},
+		"another encryption key":     {given("", encryption), given("", encode(3, seal.KeySize)), "SIROCCO_KEYS_ENCRYPTION_KEY is not the key"},
 		"another domain key":         {given(domain, encryption), given(encode(4, domainKeySize), encryption), "SIROCCO_KEYS_DOMAIN_KEY is not the key"},
 		"domain key no longer given": {given(domain, encryption), given("", encryption), "set SIROCCO_KEYS_DOMAIN_KEY here too"},
 		"the same of both":           {given(domain, encryption), given(domain, encryption), ""},
@@ -184,28 +173,4 @@ func TestBrokenKeyFileIsReported(t *testing.T) {
 		_, err := open(t, s, cfg)
 		require.ErrorContains(t, err, want)
 	}
-}
-
-func TestVaultOpensOnlyItsOwn(t *testing.T) {
-	t.Parallel()
-	vault, err := NewVault(make([]byte, encryptionKeySize))
-	require.NoError(t, err)
-	sealed := vault.Seal("a", []byte("secret"))
-	require.NotContains(t, string(sealed), "secret")
-	plain, err := vault.Open("a", sealed)
-	require.NoError(t, err)
-	require.Equal(t, "secret", string(plain))
-	_, err = vault.Open("b", sealed)
-	require.Error(t, err, "another name")
-	sealed[len(sealed)-1] ^= 1
-	_, err = vault.Open("a", sealed)
-	require.Error(t, err, "damaged")
-	_, err = vault.Open("a", nil)
-	require.Error(t, err, "nothing")
-	other, err := NewVault(bytes.Repeat([]byte{1}, encryptionKeySize))
-	require.NoError(t, err)
-	_, err = other.Open("a", vault.Seal("a", []byte("secret")))
-	require.Error(t, err, "another key")
-	_, err = NewVault(make([]byte, 16))
-	require.ErrorContains(t, err, "32 bytes")
 }

@@ -10,84 +10,104 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
 )
 
-// stateCurrent is the state of the one key that signs; next and previous ones are only listed (keys §6.4).
-const stateCurrent = "current"
-
-// kidDigest is how many bytes of the digest of a public key make its 27-character id.
-const kidDigest = 20
+const (
+	// kidDigest is how many bytes of the digest of a public key make its 27-character id.
+	kidDigest = 20
+	// sealedSigningKey starts the name that the private half of a key is sealed under.
+	sealedSigningKey = "signing-key/"
+)
 
 // Signer signs tokens with the deployment's current key and publishes the keys that verify them. All replicas share the
-// keys through the database; Load reads them anew.
+// keys through the database; Load reads them anew, after a change by any replica.
 type Signer struct {
 	store *Store
-	keys  atomic.Pointer[[]signingKey]
+	vault *seal.Vault
+
+	// loading keeps an earlier read from replacing a later one.
+	loading sync.Mutex
+	keys    atomic.Pointer[[]signingKey]
 }
 
 type signingKey struct {
 	id      string
-	state   string
+	state   contract.SigningState
 	private *ecdsa.PrivateKey
 }
 
 // NewSigner prepares a signer that Load makes ready.
-func NewSigner(store *Store) *Signer { return &Signer{store: store} }
+func NewSigner(store *Store, vault *seal.Vault) *Signer { return &Signer{store: store, vault: vault} }
 
-// Load reads the signing keys and makes the first one of the deployment.
-func (s *Signer) Load(ctx context.Context, vault *Vault) error {
+// Load reads the signing keys. There must be a current one; [Rotation.Step] makes the first.
+func (s *Signer) Load(ctx context.Context) error {
+	s.loading.Lock()
+	defer s.loading.Unlock()
 	rows, err := s.store.signingKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 || rows[0].state != stateCurrent {
-		if err := s.make(ctx, vault); err != nil {
-			return err
-		}
-		if rows, err = s.store.signingKeys(ctx); err != nil {
-			return err
-		}
+	keys, err := s.open(ctx, rows)
+	if err != nil {
+		return err
 	}
-	keys := make([]signingKey, 0, len(rows))
-	for _, row := range rows {
-		private, err := openSigningKey(vault, row)
-		if err != nil {
-			return err
-		}
-		keys = append(keys, signingKey{id: row.id, state: row.state, private: private})
-	}
-	if len(keys) == 0 || keys[0].state != stateCurrent {
+	if len(keys) == 0 || keys[0].state != contract.SigningCurrent {
 		return errors.New("load signing keys: there is no current one")
 	}
 	s.keys.Store(&keys)
 	return nil
 }
 
-// make adds a current key unless another replica was faster.
-func (s *Signer) make(ctx context.Context, vault *Vault) error {
+// open opens the keys of rows; those known already are not opened again.
+func (s *Signer) open(ctx context.Context, rows []signingRow) ([]signingKey, error) {
+	known := map[string]*ecdsa.PrivateKey{}
+	if keys := s.keys.Load(); keys != nil {
+		for _, k := range *keys {
+			known[k.id] = k.private
+		}
+	}
+	keys := make([]signingKey, 0, len(rows))
+	for _, row := range rows {
+		private := known[row.id]
+		if private == nil {
+			var err error
+			if private, err = s.openKey(ctx, row); err != nil {
+				return nil, err
+			}
+		}
+		keys = append(keys, signingKey{id: row.id, state: row.state, private: private})
+	}
+	return keys, nil
+}
+
+// newSigningKey makes a key, sealed.
+func (s *Signer) newSigningKey(ctx context.Context) (id string, sealed []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
+		return "", nil, fmt.Errorf("make a signing key: %w", err)
 	}
-	id, err := keyID(&private.PublicKey)
-	if err != nil {
-		return err
+	if id, err = keyID(&private.PublicKey); err != nil {
+		return "", nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
+		return "", nil, fmt.Errorf("make a signing key: %w", err)
 	}
-	return s.store.addSigningKey(ctx, signingRow{id: id, state: stateCurrent, sealed: vault.Seal(sealedName(id), der)})
+	sealed, err = s.vault.Seal(ctx, sealedSigningKey+id, der)
+	return id, sealed, err
 }
 
-func openSigningKey(vault *Vault, row signingRow) (*ecdsa.PrivateKey, error) {
-	der, err := vault.Open(sealedName(row.id), row.sealed)
+func (s *Signer) openKey(ctx context.Context, row signingRow) (*ecdsa.PrivateKey, error) {
+	der, err := s.vault.Open(ctx, sealedSigningKey+row.id, row.sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +122,11 @@ func openSigningKey(vault *Vault, row signingRow) (*ecdsa.PrivateKey, error) {
 	return private, nil
 }
 
-func sealedName(id string) string { return "signing-key/" + id }
-
 // Sign returns the compact form of a token and the id of the key that signed it.
 func (s *Signer) Sign(claims jwt.Claims) (token, kid string, err error) {
 	keys := s.keys.Load()
 	if keys == nil {
-		return "", "", problem.New(problem.Unavailable, "the signing keys are not loaded yet; try again")
+		return "", "", notLoaded()
 	}
 	current := (*keys)[0]
 	t := jwt.NewWithClaims(jwt.SigningMethodES256, claims)
@@ -120,14 +138,30 @@ func (s *Signer) Sign(claims jwt.Claims) (token, kid string, err error) {
 	return token, current.id, nil
 }
 
+func notLoaded() error {
+	return problem.New(problem.Unavailable, "the signing keys are not loaded yet; try again")
+}
+
 // JWKS is the public half of every listed key, the current one first.
 func (s *Signer) JWKS() (contract.JWKS, error) {
 	keys := s.keys.Load()
 	if keys == nil {
-		return contract.JWKS{}, problem.New(problem.Unavailable, "the signing keys are not loaded yet; try again")
+		return contract.JWKS{}, notLoaded()
 	}
-	set := contract.JWKS{Keys: make([]contract.JWK, 0, len(*keys))}
-	for _, k := range *keys {
+	return publicSet(*keys)
+}
+
+// listed counts the keys of the set, for a metric.
+func (s *Signer) listed() float64 {
+	if keys := s.keys.Load(); keys != nil {
+		return float64(len(*keys))
+	}
+	return 0
+}
+
+func publicSet(keys []signingKey) (contract.JWKS, error) {
+	set := contract.JWKS{Keys: make([]contract.JWK, 0, len(keys))}
+	for _, k := range keys {
 		x, y, err := coordinates(&k.private.PublicKey)
 		if err != nil {
 			return contract.JWKS{}, err
@@ -158,3 +192,8 @@ func coordinates(public *ecdsa.PublicKey) (x, y []byte, err error) {
 	}
 	return point[1:33], point[33:], nil
 }
+
+// tokenMemory is how long a key is listed, and a revocation kept, after the last token it concerns was signed: the
+// longest life of a token, the leeway of verifiers, and the time in which a replica may still sign with a key that
+// another has just replaced.
+const tokenMemory = contract.TokenLife + contract.TokenLeeway + 5*time.Minute

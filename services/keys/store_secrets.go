@@ -38,35 +38,3 @@ func (s *Store) claimSecret(ctx context.Context, name string, claim secret) (*se
 	}
 	return held, err
 }
-
-type signingRow struct {
-	id, state string
-	sealed    []byte
-}
-
-// signingKeys lists the current key, then the next one, then earlier ones from young to old.
-func (s *Store) signingKeys(ctx context.Context) ([]signingRow, error) {
-	rows, err := s.pool.Query(ctx, `SELECT kid, state, private_key FROM keys.signing_keys
-		ORDER BY array_position(ARRAY['current', 'next', 'previous'], state), state_since DESC, kid`)
-	if err != nil {
-		return nil, fmt.Errorf("read signing keys: %w", err)
-	}
-	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k signingRow, err error) {
-		err = row.Scan(&k.id, &k.state, &k.sealed)
-		return k, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read signing keys: %w", err)
-	}
-	return keys, nil
-}
-
-// addSigningKey adds a key; of two current ones only the first stays.
-func (s *Store) addSigningKey(ctx context.Context, k signingRow) error {
-	_, err := s.pool.Exec(ctx, `INSERT INTO keys.signing_keys (kid, state, private_key) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-		k.id, k.state, k.sealed)
-	if err != nil {
-		return fmt.Errorf("store a signing key: %w", err)
-	}
-	return nil
-}

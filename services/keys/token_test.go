@@ -123,35 +123,9 @@ func verify(t *testing.T, s *site, token string, key contract.JWK) {
 	require.True(t, parsed.Valid)
 }
 
-func TestJWKSListsTheCurrentKeyFirst(t *testing.T) {
-	t.Parallel()
-	s := start(t)
-	st := newKeys(t, s, nil).store
-	vault, err := NewVault(make([]byte, encryptionKeySize))
-	require.NoError(t, err)
-	s.exec(t, `DELETE FROM keys.signing_keys`)
-	signer := NewSigner(st)
-	ids := map[string]string{}
-	for _, state := range []string{"previous", "next", "current"} {
-		require.NoError(t, signer.make(t.Context(), vault))
-		require.NoError(t, s.pool.QueryRow(t.Context(), `UPDATE keys.signing_keys SET state = $1 WHERE state = 'current' RETURNING kid`, state).Scan(new(string)))
-		var kid string
-		require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT kid FROM keys.signing_keys WHERE state = $1`, state).Scan(&kid))
-		ids[state] = kid
-	}
-	require.NoError(t, signer.Load(t.Context(), vault))
-	set, err := signer.JWKS()
-	require.NoError(t, err)
-	require.Len(t, set.Keys, 3)
-	require.Equal(t, []string{ids["current"], ids["next"], ids["previous"]}, []string{set.Keys[0].ID, set.Keys[1].ID, set.Keys[2].ID})
-	_, kid, err := signer.Sign(jwt.MapClaims{})
-	require.NoError(t, err)
-	require.Equal(t, ids["current"], kid)
-}
-
 func TestNothingIsSignedBeforeTheKeysAreLoaded(t *testing.T) {
 	t.Parallel()
-	signer := NewSigner(nil)
+	signer := NewSigner(nil, nil)
 	_, _, err := signer.Sign(jwt.MapClaims{})
 	require.ErrorContains(t, err, "unavailable")
 	_, err = signer.JWKS()
