@@ -31,6 +31,8 @@ type Operation struct {
 	Summary string
 	// Row is what the credential must be allowed to do; nil needs none.
 	Row *access.Row
+	// Trusted routes are open to the administrators' networks unless the install is secured.
+	Trusted bool
 	// Input and Output are contract types; nil is no body, and then Media may still name what the answer holds.
 	Input, Output reflect.Type
 	Status        int
@@ -41,10 +43,11 @@ type Operation struct {
 // Operations lists every management route, by path and then method.
 func Operations() []Operation {
 	var all []Operation
-	for _, r := range routes() {
+	for _, r := range withMirrors(routes()) {
 		op := Operation{
 			Method: r.method, Path: r.path, Area: r.endpoint.Owner, Summary: r.endpoint.Doc, Row: r.row,
 			Input: r.endpoint.Input, Output: r.endpoint.Output, Status: r.status,
+			Trusted: r.row != nil && r.trusted(),
 		}
 		if op.Status == http.StatusNoContent || op.Output == reflect.TypeFor[rpc.None]() {
 			op.Output = nil

@@ -78,6 +78,9 @@ func (d *openAPIDocument) add(op gateway.Operation) {
 		o["security"] = []object{}
 	} else {
 		o["description"] = permissionText(*op.Row)
+		if op.Trusted {
+			o["description"] = permissionText(*op.Row) + " Open to the administrators' networks, unless the install is secured."
+		}
 		o["x-sirocco-row"] = op.Row.Name
 	}
 	parameters, body := d.request(op)
