@@ -48,6 +48,7 @@ var functionsEntries = []Entry{
 	{"functions.DeleteRegistryCredential", functions.DeleteRegistryCredential},
 	{"functions.RecognizedRegistries", functions.RecognizedRegistries},
 	{"functions.LookupRegistryAuth", functions.LookupRegistryAuth},
+	{"functions.CheckArtifacts", functions.CheckArtifacts},
 	{"functions.RegistryCredentialCreated", functions.RegistryCredentialCreated},
 	{"functions.RegistryCredentialUpdated", functions.RegistryCredentialUpdated},
 	{"functions.RegistryCredentialDeleted", functions.RegistryCredentialDeleted},
@@ -62,4 +63,6 @@ var functionsEntries = []Entry{
 	{"functions.AdmitObject", functions.AdmitObject},
 	{"functions.AssetCreated", functions.AssetCreated},
 	{"functions.AssetDeleted", functions.AssetDeleted},
+	{"functions.GetEncryption", functions.GetEncryption},
+	{"functions.RotateEncryption", functions.RotateEncryption},
 }
