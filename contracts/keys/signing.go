@@ -3,6 +3,7 @@ package keys
 import (
 	"time"
 
+	"github.com/sirocco-cloud/sirocco/contracts/encryption"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
 
@@ -47,22 +48,11 @@ type RevokeTokenRequest struct {
 	Reason string `json:"reason"`
 }
 
-// Encryption tells which key-encryption keys of a service are in use (libs/seal). A rotation is over when Previous is
-// empty: then the operator's previous key may leave the environment.
-type Encryption struct {
-	// Current is the id of the key that seals what is stored now.
-	Current string `json:"current"`
-	// Previous are the ids of keys that still open stored values.
-	Previous []string `json:"previous"`
-	// Rewrapped counts the values that this request moved under the current key.
-	Rewrapped int `json:"rewrapped"`
-}
-
 // The endpoints of an operator who replaces keys.
 var (
 	SigningKeys       = rpc.Endpoint[rpc.None, SigningKeysResponse]{Service: "keys", Resource: "signing-key", Verb: "list", Doc: "The signing keys and their states."}
 	RotateSigningKeys = rpc.Endpoint[RotateSigningKeysRequest, SigningKeysResponse]{Service: "keys", Resource: "signing-key", Verb: "rotate", Doc: "Replaces the signing key, in order or, when it is compromised, at once."}
 	RevokeToken       = rpc.Endpoint[RevokeTokenRequest, TokenRevocation]{Service: "keys", Resource: "token", Verb: "revoke", Doc: "Refuses one token from now on."}
-	GetEncryption     = rpc.Endpoint[rpc.None, Encryption]{Service: "keys", Resource: "encryption", Verb: "get", Doc: "The key-encryption keys of the keys service."}
-	RotateEncryption  = rpc.Endpoint[rpc.None, Encryption]{Service: "keys", Resource: "encryption", Verb: "rotate", Doc: "Replaces the key-encryption key of the keys service; a call during a rotation goes on with it."}
+	GetEncryption     = rpc.Endpoint[rpc.None, encryption.Keys]{Service: "keys", Resource: "encryption", Verb: "get", Doc: "The key-encryption keys of the keys service."}
+	RotateEncryption  = rpc.Endpoint[rpc.None, encryption.Keys]{Service: "keys", Resource: "encryption", Verb: "rotate", Doc: "Replaces the key-encryption key of the keys service; a call during a rotation goes on with it."}
 )

@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	wire "github.com/sirocco-cloud/sirocco/contracts/encryption"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/seal"
 	"github.com/sirocco-cloud/sirocco/libs/store"
@@ -114,9 +114,9 @@ func (s *Secrets) claimDomainKey(ctx context.Context) (held *secret, err error) 
 }
 
 // encryption answers an operator who asks about the keys of the vault.
-func encryption(do func(context.Context) (seal.Status, error)) func(context.Context, rpc.None) (contract.Encryption, error) {
-	return func(ctx context.Context, _ rpc.None) (contract.Encryption, error) {
+func encryption(do func(context.Context) (seal.Status, error)) func(context.Context, rpc.None) (wire.Keys, error) {
+	return func(ctx context.Context, _ rpc.None) (wire.Keys, error) {
 		status, err := do(ctx)
-		return contract.Encryption(status), err
+		return wire.Keys(status), err
 	}
 }
