@@ -124,6 +124,8 @@ type Caller struct {
 	CrossAccount bool `json:"crossAccount,omitempty"`
 	// Alias is set when the path began with an organisation (/v2/orgs/…), whose clients expect a little more patience.
 	Alias     bool   `json:"alias,omitempty"`
+	// Origin is the scheme and authority that the caller wrote, for answers that hold addresses.
+	Origin    string `json:"origin,omitempty"`
 	RequestID string `json:"requestId,omitempty"`
 	Address   string `json:"address,omitempty"`
 }

@@ -22,6 +22,9 @@ const AssetDescription = "x-amz-meta-nvcf-asset-description"
 // ObjectsPath is where the gateway serves the object store of the platform itself; signed addresses lie below it.
 const ObjectsPath = "/v2/nvcf/objects/"
 
+// ObjectsBucket is the bucket of that store in JetStream.
+const ObjectsBucket = "assets"
+
 // CreateAssetRequest is POST /v2/nvcf/assets.
 type CreateAssetRequest struct {
 	ContentType string `json:"contentType"`

@@ -111,6 +111,8 @@ type InternalRequest struct {
 type Launchable struct {
 	Function Function `json:"function"`
 	Secrets  []Secret `json:"secrets,omitempty"`
+	// RegistryAuth opens the registry of the container image, when the account has a credential for it.
+	RegistryAuth *RegistryAuth `json:"registryAuth,omitempty"`
 }
 
 // SetStatusRequest reports what the deployments service observed. Applying the same status twice changes nothing.

@@ -140,6 +140,11 @@ type RegistryAuthResponse struct {
 // LookupRegistryAuth is for the node that pulls an image which no version names, such as that of a task.
 var LookupRegistryAuth = rpc.Endpoint[RegistryAuthRequest, RegistryAuthResponse]{Service: "functions", Resource: "registry-credential", Verb: "lookup", Doc: "The credential that opens the registry of an image, for the node that pulls it."}
 
+// CheckArtifacts holds what a version takes from registries against the account's credentials and the registries
+// themselves, as the operator's mode of validation says (§2.7). The answer is empty; in the modes log and off there is
+// no refusal.
+var CheckArtifacts = rpc.Endpoint[InternalRequest, rpc.None]{Service: "functions", Resource: "version", Verb: "check-artifacts", Doc: "Whether the artifacts of a version can still be had, before it is deployed."}
+
 // The credential events. They hold the public object; the secret is in none of them.
 var (
 	RegistryCredentialCreated = rpc.Event[RegistryCredentialResponse]{Domain: event.Functions, Entity: "registry-credential", Name: "granted", Version: 1, Doc: "A registry credential was added to an account."}
