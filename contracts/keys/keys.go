@@ -26,19 +26,30 @@ const (
 
 // Key is the key object of keys §4.0. Value is the whole key in the answer to a creation, masked elsewhere.
 type Key struct {
-	ID              string          `json:"id"`
-	Value           string          `json:"value"`
-	Status          Status          `json:"status"`
-	OwnerType       string          `json:"owner_type"`
-	OwnerID         string          `json:"owner_id"`
-	IssuerServiceID string          `json:"issuer_service_id"`
-	Audiences       []string        `json:"audience_service_ids"`
-	Description     string          `json:"description"`
-	CreatedAt       time.Time       `json:"created_at"`
-	ExpiresAt       time.Time       `json:"expires_at"`
-	UpdatedAt       *time.Time      `json:"updated_at,omitempty"`
-	Version         int64           `json:"version,omitempty"`
-	Authorizations  json.RawMessage `json:"authorizations,omitempty"`
+	ID              string     `json:"id"`
+	Value           string     `json:"value,omitempty"`
+	Status          Status     `json:"status"`
+	OwnerType       string     `json:"owner_type"`
+	OwnerID         string     `json:"owner_id"`
+	IssuerServiceID string     `json:"issuer_service_id"`
+	Audiences       []string   `json:"audience_service_ids"`
+	Description     string     `json:"description"`
+	CreatedAt       time.Time  `json:"created_at"`
+	ExpiresAt       time.Time  `json:"expires_at"`
+	UpdatedAt       *time.Time `json:"updated_at,omitempty"`
+	Version         int64      `json:"version,omitempty"`
+	// RotatedFrom is the key that this one took over from.
+	RotatedFrom string     `json:"rotated_from,omitempty"`
+	NotBefore   *time.Time `json:"not_before,omitempty"`
+	// LastUsedAt, from where and at which service: at most a minute behind, absent for a key that was never let through.
+	LastUsedAt      *time.Time        `json:"last_used_at,omitempty"`
+	LastUsedIP      string            `json:"last_used_ip,omitempty"`
+	LastUsedService string            `json:"last_used_service,omitempty"`
+	RateLimit       *access.RateLimit `json:"rate_limit,omitempty"`
+	AllowedCIDRs    []string          `json:"allowed_cidrs,omitempty"`
+	Authorizations  json.RawMessage   `json:"authorizations,omitempty"`
+	// Warning names scopes that no resource of their policy can satisfy; it travels as a header.
+	Warning string `json:"warning,omitempty" header:"Warning"`
 }
 
 // Issuer carries the headers that every /v1/keys call needs. As with every field that has a path, query or header
@@ -56,14 +67,65 @@ type CreateRequest struct {
 	ExpiresAt      string          `json:"expires_at"`
 	Authorizations json.RawMessage `json:"authorizations"`
 	Audiences      []string        `json:"audience_service_ids"`
+	NotBefore      string          `json:"not_before"`
+	Limits
+	// IdempotencyKey makes a repeated request return the first answer for a day, instead of a second key.
+	IdempotencyKey string `json:"idempotencyKey" header:"Idempotency-Key"`
+}
+
+// Limits are how much, and from where, one key may be used. Absent members leave things as they are; a rate limit without
+// members and an empty list of networks remove the limit.
+type Limits struct {
+	RateLimit    *access.RateLimit `json:"rate_limit"`
+	AllowedCIDRs []string          `json:"allowed_cidrs"`
+}
+
+// Page asks for a part of a list. Cursor is the next_cursor of the answer before.
+type Page struct {
+	Limit  *int   `json:"limit" query:"limit"`
+	Cursor string `json:"cursor" query:"cursor"`
 }
 
 // ListRequest is GET /v1/keys.
-type ListRequest struct{ Issuer }
+type ListRequest struct {
+	Issuer
+	Page
+}
 
-// ListResponse answers ListRequest.
+// ListResponse is a list of keys, masked and without their authorizations. NextCursor is there when the request had a
+// limit and more keys follow.
 type ListResponse struct {
-	Keys []Key `json:"keys"`
+	Keys       []Key  `json:"keys"`
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// Revocation answers what ends keys. Pending is "pending" while the event that tells the rest of the platform is not in
+// its stream yet; the caches of others forget the keys a minute later at most.
+type Revocation struct {
+	Pending string `json:"pending,omitempty" header:"Nvcf-Revocation"`
+}
+
+// AuthorizeRequest is PUT /v1/keys/{id}/authorizations: it replaces the whole document.
+type AuthorizeRequest struct {
+	KeyRequest
+	Authorizations json.RawMessage `json:"authorizations"`
+}
+
+// ChangeRequest is PATCH /v1/keys/{id}; absent members stay as they are.
+type ChangeRequest struct {
+	KeyRequest
+	Description *string `json:"description"`
+	ExpiresAt   *string `json:"expires_at"`
+	NotBefore   *string `json:"not_before"`
+	Limits
+}
+
+// RotateRequest is POST /v1/keys/{id}/rotate. The new key expires when the old one was to, unless ExpiresAt says
+// otherwise; the old one goes on for the grace.
+type RotateRequest struct {
+	KeyRequest
+	GraceSeconds *int64  `json:"grace_seconds"`
+	ExpiresAt    *string `json:"expires_at"`
 }
 
 // KeyRequest names one key.
@@ -85,6 +147,7 @@ type IntrospectResponse struct {
 	KeyID           string          `json:"key_id"`
 	IssuerServiceID string          `json:"issuer_service_id"`
 	Authorizations  json.RawMessage `json:"authorizations"`
+	CacheControl    string          `json:"cacheControl,omitempty" header:"Cache-Control"`
 }
 
 // IssuingService is a registered key product (keys §1).
@@ -164,7 +227,10 @@ var (
 	Create         = rpc.Endpoint[CreateRequest, Key]{Service: "keys", Resource: "key", Verb: "create", Doc: "Creates a key; the only answer that holds its value."}
 	List           = rpc.Endpoint[ListRequest, ListResponse]{Service: "keys", Resource: "key", Verb: "list", Doc: "Lists the keys of an owner and issuing service."}
 	Get            = rpc.Endpoint[KeyRequest, Key]{Service: "keys", Resource: "key", Verb: "get", Doc: "One key with its authorizations."}
-	Delete         = rpc.Endpoint[KeyRequest, rpc.None]{Service: "keys", Resource: "key", Verb: "delete", Doc: "Deletes a key; it stops working everywhere within a second."}
+	Delete         = rpc.Endpoint[KeyRequest, Revocation]{Service: "keys", Resource: "key", Verb: "delete", Doc: "Deletes a key; it stops working everywhere within a second."}
+	Authorize      = rpc.Endpoint[AuthorizeRequest, Key]{Service: "keys", Resource: "key", Verb: "authorize", Doc: "Replaces what a key may do."}
+	Change         = rpc.Endpoint[ChangeRequest, Key]{Service: "keys", Resource: "key", Verb: "change", Doc: "Changes the description, life and limits of a key."}
+	Rotate         = rpc.Endpoint[RotateRequest, Key]{Service: "keys", Resource: "key", Verb: "rotate", Doc: "Makes a key that takes over from another one, which goes on for a grace."}
 	Introspect     = rpc.Endpoint[IntrospectRequest, IntrospectResponse]{Service: "keys", Resource: "key", Verb: "introspect", Doc: "Tells whether a key is good for an audience."}
 	Resolve        = rpc.Endpoint[ResolveRequest, ResolveResponse]{Service: "keys", Resource: "key", Verb: "resolve", Doc: "What a bearer is good for; the gateway caches the answer."}
 	Services       = rpc.Endpoint[rpc.None, ServicesResponse]{Service: "keys", Resource: "service", Verb: "list", Doc: "The services that issue keys."}

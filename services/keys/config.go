@@ -2,6 +2,7 @@ package keys
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,6 +43,16 @@ type Config struct {
 	AdminTokenRate int `env:"SIROCCO_ADMIN_TOKEN_RATE" envDefault:"30"`
 	// TrustMode is compat or secured; in the second the administrator may also manage keys (keys §3).
 	TrustMode string `env:"SIROCCO_TRUST_MODE" envDefault:"compat"`
+	// PolicyValidation is lenient or strict: whether authorizations that a key could only carry in vain are refused (keys
+	// §7.6).
+	PolicyValidation Validation `env:"SIROCCO_KEYS_POLICY_VALIDATION" envDefault:"lenient"`
+	// AuditRetention is how long decisions about credentials can be asked for.
+	AuditRetention time.Duration `env:"SIROCCO_KEYS_AUDIT_RETENTION" envDefault:"720h"`
+	// MaxFunctions and MaxTasks are what a new account is allowed, and the most that it can be given.
+	MaxFunctions int `env:"SIROCCO_ACCOUNT_MAX_FUNCTIONS" envDefault:"2147483647"`
+	MaxTasks     int `env:"SIROCCO_ACCOUNT_MAX_TASKS" envDefault:"2147483647"`
+	// RequiredArtifacts are the types of artifact for which an account that brings registry credentials must bring one.
+	RequiredArtifacts []string `env:"SIROCCO_ACCOUNT_REQUIRED_ARTIFACTS" envDefault:"CONTAINER,HELM"`
 }
 
 // domainKeySize in bytes (keys §5.1).
@@ -76,6 +87,17 @@ func (c Config) check() error {
 	}
 	if c.TrustMode != trustCompat && c.TrustMode != trustSecured {
 		return fmt.Errorf("SIROCCO_TRUST_MODE: %q is neither %s nor %s", c.TrustMode, trustCompat, trustSecured)
+	}
+	if c.PolicyValidation != Lenient && c.PolicyValidation != Strict {
+		return fmt.Errorf("SIROCCO_KEYS_POLICY_VALIDATION: %q is neither %s nor %s", c.PolicyValidation, Lenient, Strict)
+	}
+	if c.AuditRetention <= 0 {
+		return fmt.Errorf("SIROCCO_KEYS_AUDIT_RETENTION: %s is not a positive duration", c.AuditRetention)
+	}
+	for setting, n := range map[string]int{"SIROCCO_ACCOUNT_MAX_FUNCTIONS": c.MaxFunctions, "SIROCCO_ACCOUNT_MAX_TASKS": c.MaxTasks} {
+		if n < 1 || n > math.MaxInt32 {
+			return fmt.Errorf("%s: %d is not between 1 and %d", setting, n, math.MaxInt32)
+		}
 	}
 	return c.checkScopes()
 }

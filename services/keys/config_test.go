@@ -2,6 +2,7 @@ package keys
 
 import (
 	"encoding/base64"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,10 @@ func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		`SIROCCO_TRUST_MODE: "open" is neither compat nor secured`:                  func(c *Config) { c.TrustMode = "open" },
 		`SIROCCO_ADMIN_EXTRA_SCOPES: "who?" is not a scope`:                         func(c *Config) { c.AdminExtraScopes = []string{"account_setup", "who?"} },
 		"SIROCCO_ADMIN_EXTRA_SCOPES: 600 characters of scopes":                      func(c *Config) { c.AdminExtraScopes = []string{strings.Repeat("a", 600)} },
+		`SIROCCO_KEYS_POLICY_VALIDATION: "loose" is neither lenient nor strict`:     func(c *Config) { c.PolicyValidation = "loose" },
+		"SIROCCO_KEYS_AUDIT_RETENTION: 0s is not a positive duration":               func(c *Config) { c.AuditRetention = 0 },
+		"SIROCCO_ACCOUNT_MAX_FUNCTIONS: 0 is not between 1 and 2147483647":          func(c *Config) { c.MaxFunctions = 0 },
+		"SIROCCO_ACCOUNT_MAX_TASKS: 2147483648 is not between":                      func(c *Config) { c.MaxTasks = math.MaxInt32 + 1 },
 		"SIROCCO_KEYS_REAP_INTERVAL: 0s is not a positive duration":                 func(c *Config) { c.ReapInterval = 0 },
 	} {
 		cfg := config(t)

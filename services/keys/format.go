@@ -51,9 +51,21 @@ func (f Format) draw(random io.Reader) (drawn, error) {
 	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return drawn{}, fmt.Errorf("draw a key: %w", err)
 	}
-	sum := f.hash(raw[:])
-	value := f.prefix + base64.RawURLEncoding.EncodeToString(raw[:]) + sum[:checkLength]
-	return drawn{value: value, hash: sum, tail: value[len(value)-tailLength:]}, nil
+	return f.of(raw[:]), nil
+}
+
+// derive makes the key that follows from a seed. Only the holder of the data-domain key can.
+func (f Format) derive(seed []byte) drawn {
+	mac := hmac.New(func() hash.Hash { return sha3.New256() }, f.domainKey)
+	mac.Write([]byte("sirocco derived key\x00"))
+	mac.Write(seed)
+	return f.of(mac.Sum(nil))
+}
+
+func (f Format) of(raw []byte) drawn {
+	sum := f.hash(raw)
+	value := f.prefix + base64.RawURLEncoding.EncodeToString(raw) + sum[:checkLength]
+	return drawn{value: value, hash: sum, tail: value[len(value)-tailLength:]}
 }
 
 // Parse returns the hash under which a key is stored; ok is false for anything that this deployment cannot have issued.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"slices"
@@ -14,12 +15,13 @@ import (
 
 	"github.com/coder/quartz"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
-	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 )
 
 const (
@@ -28,6 +30,21 @@ const (
 	maxName = 256
 	// publishPatience is how long a deletion waits for its event to reach the stream (keys §8).
 	publishPatience = 2 * time.Second
+	// revocationPending is what a deletion says whose event has not left in that time.
+	revocationPending = "pending"
+)
+
+// Why a key changed or stopped, in the words of its events.
+const (
+	reasonDeleted        = "deleted"
+	reasonSuspended      = "suspended"
+	reasonLeaked         = "leaked"
+	reasonOwnerSuspended = "owner_suspended"
+	reasonRotated        = "rotated"
+	reasonAuthorizations = "authorizations"
+	reasonChanged        = "changed"
+	reasonActivated      = "activated"
+	reasonAccountDeleted = "account_deleted"
 )
 
 // timestampShape refuses what time.Parse lets pass: one-digit hours and commas before fractions.
@@ -41,14 +58,15 @@ type Keys struct {
 	clock     quartz.Clock
 	random    io.Reader
 	retention time.Duration
+	strict    bool
 	log       *zap.Logger
 	// format is set once, before the first request, because the data-domain key is in the database.
 	format Format
 }
 
 // NewKeys makes the use cases; Use completes them.
-func NewKeys(store *Store, clock quartz.Clock, random io.Reader, retention time.Duration, log *zap.Logger) *Keys {
-	return &Keys{store: store, clock: clock, random: random, retention: retention, log: log}
+func NewKeys(store *Store, clock quartz.Clock, random io.Reader, cfg Config, log *zap.Logger) *Keys {
+	return &Keys{store: store, clock: clock, random: random, retention: cfg.Retention, strict: cfg.PolicyValidation == Strict, log: log}
 }
 
 // Use sets the format of the deployment's keys. It must be called before any request is served.
@@ -62,50 +80,110 @@ func (k *Keys) Create(ctx context.Context, req contract.CreateRequest) (contract
 	if err != nil {
 		return contract.Key{}, err
 	}
+	if req.IdempotencyKey != "" && !storable(req.IdempotencyKey) {
+		return contract.Key{}, invalid("Idempotency-Key", "must have at most %d characters and none of them a control character", maxName)
+	}
+	var answer contract.Key
+	err = k.once(ctx, issuer, req, now, &answer, func(tx pgx.Tx, d *drawing) (err error) {
+		answer, err = k.create(ctx, tx, issuer, st, req, now, d)
+		return err
+	})
+	return answer, refusal(err, *st.service)
+}
+
+func (k *Keys) create(ctx context.Context, tx pgx.Tx, issuer contract.Issuer, st standing, req contract.CreateRequest, now time.Time, d *drawing) (contract.Key, error) {
+	service := *st.service
 	if !descriptionShape.MatchString(req.Description) {
-		return contract.Key{}, invalid("description", "must be 1 to 64 letters, digits, spaces, hyphens and underscores")
+		return contract.Key{}, badDescription()
 	}
-	expires, err := expiry(req.ExpiresAt, now, st.service.MaxKeyTTLDays)
+	expires, err := expiry("expires_at", req.ExpiresAt, now, service.MaxKeyTTLDays)
 	if err != nil {
 		return contract.Key{}, err
 	}
-	audiences, err := audiencesFor(req.Audiences, *st.service)
+	audiences, err := audiencesFor(req.Audiences, service)
 	if err != nil {
 		return contract.Key{}, err
 	}
-	if st.live >= st.service.MaxKeysPerUser {
-		return contract.Key{}, full(*st.service)
+	if st.live >= service.MaxKeysPerUser {
+		return contract.Key{}, errFull
 	}
-	granted, err := readAuthorizations(req.Authorizations, st.service.MaxAuthzChars)
+	granted, err := k.readAuthorizations(req.Authorizations, service.MaxAuthzChars, audiences)
 	if err != nil {
 		return contract.Key{}, err
 	}
 	r := record{
-		id: uuid.NewString(), account: access.DefaultAccount, ownerID: issuer.OwnerID, serviceID: issuer.ServiceID,
+		id: uuid.NewString(), account: accountFor(ctx), ownerID: issuer.OwnerID, serviceID: issuer.ServiceID,
 		description: req.Description, audiences: audiences, authorizations: granted, version: 1,
 		createdAt: now, updatedAt: now, expiresAt: expires, deletesAt: expires.Add(k.retention),
 	}
-	var value string
-	err = k.store.create(ctx, &r, st.service.MaxKeysPerUser, func(r *record) error {
-		d, err := k.format.draw(k.random)
-		value, r.hash, r.tail = d.value, d.hash, d.tail
-		return err
-	})
+	if err := r.limit(req.Limits); err != nil {
+		return contract.Key{}, err
+	}
+	if req.NotBefore != "" {
+		if err := r.startAt(req.NotBefore, now); err != nil {
+			return contract.Key{}, err
+		}
+	}
+	if err := k.store.create(ctx, tx, &r, service.MaxKeysPerUser, d.draw); err != nil {
+		return contract.Key{}, err
+	}
+	answer := k.fresh(r, d.value, now)
+	answer.Warning = granted.warning(audiences)
+	return answer, nil
+}
+
+// accountFor is the account of an owner who has none yet: that of a token that asks, else the default one.
+func accountFor(ctx context.Context) string {
+	if caller := access.CallerFrom(ctx); caller.Kind == access.JWT && caller.Account != "" {
+		return caller.Account
+	}
+	return access.DefaultAccount
+}
+
+// drawing draws keys for an insert and remembers the last one.
+type drawing struct {
+	format Format
+	random io.Reader
+	// repeatable keys follow from a seed, so that the seed is all that must be kept to give the key out again.
+	repeatable bool
+	seed       []byte
+	value      string
+}
+
+func (d *drawing) draw(r *record) error {
+	made, err := d.next()
+	d.value, r.hash, r.tail = made.value, made.hash, made.tail
+	return err
+}
+
+func (d *drawing) next() (drawn, error) {
+	if !d.repeatable {
+		return d.format.draw(d.random)
+	}
+	d.seed = make([]byte, rawSize)
+	if _, err := io.ReadFull(d.random, d.seed); err != nil {
+		return drawn{}, fmt.Errorf("draw a key: %w", err)
+	}
+	return d.format.derive(d.seed), nil
+}
+
+// refusal says in the words of the API why a key could not be made.
+func refusal(err error, service contract.IssuingService) error {
 	switch {
 	case errors.Is(err, errBusy):
 		p := problem.New(problem.TooManyRequests, "another key of this owner is being created; try again")
 		p.RetryAfterSeconds = 1
-		return contract.Key{}, p
+		return p
 	case errors.Is(err, errFull):
-		return contract.Key{}, full(*st.service)
+		return full(service)
 	case errors.Is(err, errSuspended):
-		return contract.Key{}, suspended()
-	case err != nil:
-		return contract.Key{}, err
+		return suspended()
+	case errors.Is(err, errOverlap):
+		return problem.New(problem.Conflict, "a rotation of this key is not over; wait for the end of its grace, or delete the old key")
+	case errors.Is(err, libstore.ErrKeyReused):
+		return problem.New(problem.Unprocessable, "this Idempotency-Key was used for another request")
 	}
-	answer := k.show(r, now)
-	answer.Value, answer.UpdatedAt, answer.Version = value, nil, 0
-	return answer, nil
+	return err
 }
 
 // List returns the keys of an owner and service, masked and without their authorizations.
@@ -115,12 +193,32 @@ func (k *Keys) List(ctx context.Context, req contract.ListRequest) (contract.Lis
 	if err != nil {
 		return contract.ListResponse{}, err
 	}
-	records, err := k.store.list(ctx, issuer.OwnerID, issuer.ServiceID, now)
+	return k.list(ctx, issuer.OwnerID, issuer.ServiceID, req.Page, now)
+}
+
+func (k *Keys) list(ctx context.Context, ownerID, serviceID string, page contract.Page, now time.Time) (contract.ListResponse, error) {
+	l := listing{ownerID: ownerID, serviceID: serviceID, now: now, limit: listLimit, paged: page.Limit != nil || page.Cursor != ""}
+	limit, err := pageLimit(page, listLimit)
+	if err != nil {
+		return contract.ListResponse{}, err
+	}
+	if l.after, err = pageStart(page); err != nil {
+		return contract.ListResponse{}, err
+	}
+	if page.Limit != nil {
+		l.limit = limit + 1
+	}
+	records, err := k.store.list(ctx, l)
 	if err != nil {
 		return contract.ListResponse{}, err
 	}
 	answer := contract.ListResponse{Keys: make([]contract.Key, 0, len(records))}
-	for _, r := range records {
+	for i, r := range records {
+		if page.Limit != nil && i == limit {
+			last := records[i-1]
+			answer.NextCursor = place{at: last.createdAt, id: last.id}.cursor()
+			break
+		}
 		key := k.show(r, now)
 		key.Authorizations = nil
 		answer.Keys = append(answer.Keys, key)
@@ -135,44 +233,61 @@ func (k *Keys) Get(ctx context.Context, req contract.KeyRequest) (contract.Key, 
 	if err != nil {
 		return contract.Key{}, err
 	}
-	if !isUUID(req.ID) {
-		return contract.Key{}, notFound(req.ID)
+	return k.get(ctx, req.ID, issuer.OwnerID, issuer.ServiceID, now)
+}
+
+func (k *Keys) get(ctx context.Context, id, ownerID, serviceID string, now time.Time) (contract.Key, error) {
+	if !isUUID(id) {
+		return contract.Key{}, notFound(id)
 	}
-	r, err := k.store.key(ctx, req.ID, issuer.OwnerID, issuer.ServiceID)
+	r, err := k.store.key(ctx, ownedKey(id, ownerID, serviceID))
 	if err != nil {
 		return contract.Key{}, err
 	}
 	if r == nil {
-		return contract.Key{}, notFound(req.ID)
+		return contract.Key{}, notFound(id)
 	}
 	return k.show(*r, now), nil
 }
 
 // Delete removes a key for good and answers when its event is in the stream, or after two seconds without it: then the
 // key is gone here, and the caches elsewhere learn of it when the bus is back, or when their time is over.
-func (k *Keys) Delete(ctx context.Context, req contract.KeyRequest) (rpc.None, error) {
+func (k *Keys) Delete(ctx context.Context, req contract.KeyRequest) (contract.Revocation, error) {
 	issuer, _, err := k.admit(ctx, req.Issuer, k.now())
 	if err != nil {
-		return rpc.None{}, err
+		return contract.Revocation{}, err
 	}
-	if !isUUID(req.ID) {
-		return rpc.None{}, notFound(req.ID)
-	}
-	r, err := k.store.remove(ctx, req.ID, issuer.OwnerID, issuer.ServiceID, "deleted")
-	if err != nil {
-		return rpc.None{}, err
-	}
-	if r == nil {
-		return rpc.None{}, notFound(req.ID)
-	}
-	if err := k.awaitRevocation(ctx, *r); err != nil {
-		k.log.Warn("key deleted, its event is not in the stream yet", zap.String("key", r.id), zap.Error(err))
-	}
-	return rpc.None{}, nil
+	return k.remove(ctx, req.ID, issuer.OwnerID, issuer.ServiceID)
 }
 
-// awaitRevocation polls, because the relay that publishes the event may run in another replica.
-func (k *Keys) awaitRevocation(ctx context.Context, r record) error {
+func (k *Keys) remove(ctx context.Context, id, ownerID, serviceID string) (contract.Revocation, error) {
+	if !isUUID(id) {
+		return contract.Revocation{}, notFound(id)
+	}
+	r, err := k.store.remove(ctx, ownedKey(id, ownerID, serviceID), reasonDeleted)
+	if err != nil {
+		return contract.Revocation{}, err
+	}
+	if r == nil {
+		return contract.Revocation{}, notFound(id)
+	}
+	return k.revoked(ctx, []record{*r}), nil
+}
+
+// revoked waits a little for the events of deleted keys and tells whether they are still to come.
+func (k *Keys) revoked(ctx context.Context, removed []record) contract.Revocation {
+	if err := k.awaitRevocation(ctx, removed); err != nil {
+		k.log.Warn("keys deleted, their events are not in the stream yet", zap.String("key", removed[0].id), zap.Int("keys", len(removed)), zap.Error(err))
+		return contract.Revocation{Pending: revocationPending}
+	}
+	return contract.Revocation{}
+}
+
+// awaitRevocation polls, because the relay that publishes the events may run in another replica.
+func (k *Keys) awaitRevocation(ctx context.Context, removed []record) error {
+	if len(removed) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
@@ -183,7 +298,7 @@ func (k *Keys) awaitRevocation(ctx context.Context, r record) error {
 			return ctx.Err()
 		case <-timer.C:
 		}
-		if pending, err := k.store.revocationPending(ctx, r); err != nil || !pending {
+		if pending, err := k.store.revocationPending(ctx, removed); err != nil || !pending {
 			return err
 		}
 	}
@@ -205,7 +320,7 @@ func (k *Keys) Introspect(ctx context.Context, req contract.IntrospectRequest) (
 	if err != nil {
 		return contract.IntrospectResponse{}, err
 	}
-	if r == nil || r.status(k.clock.Now()) != contract.Active {
+	if r == nil || !r.usable(k.clock.Now()) {
 		return contract.IntrospectResponse{}, problem.New(problem.NotFound, "Key: Not found")
 	}
 	if !slices.Contains(r.audiences, req.AudienceServiceID) {
@@ -213,6 +328,7 @@ func (k *Keys) Introspect(ctx context.Context, req contract.IntrospectRequest) (
 	}
 	return contract.IntrospectResponse{
 		OwnerType: ownerUser, OwnerID: r.ownerID, KeyID: r.id, IssuerServiceID: r.serviceID, Authorizations: json.RawMessage(r.authorizations),
+		CacheControl: "private, max-age=60",
 	}, nil
 }
 
@@ -228,12 +344,12 @@ func (k *Keys) Resolve(ctx context.Context, req contract.ResolveRequest) (contra
 	if err != nil {
 		return contract.ResolveResponse{}, err
 	}
-	if r == nil || r.status(now) != contract.Active {
+	if r == nil || !r.usable(now) {
 		return contract.ResolveResponse{AsOf: now}, nil
 	}
 	return contract.ResolveResponse{Known: true, AsOf: now, Credential: access.Credential{
-		Kind: access.Key, Account: r.account, ID: r.id, Subject: r.ownerID, Policies: r.authorizations.policies(),
-		Audiences: r.audiences, ExpiresAt: r.expiresAt, Version: r.version,
+		Kind: access.Key, Account: r.account, ID: r.id, Subject: r.ownerID, Policies: r.policies(),
+		Audiences: r.audiences, ExpiresAt: r.expiresAt, Version: r.version, RateLimit: r.rateLimit, AllowedCIDRs: r.cidrs,
 	}}, nil
 }
 
@@ -244,14 +360,14 @@ func (k *Keys) admit(ctx context.Context, issuer contract.Issuer, now time.Time)
 		return issuer, standing{}, invalid("Key-Owner-Id", "must be present, at most %d characters and none of them a control character", maxName)
 	}
 	if !storable(issuer.ServiceID) {
-		return issuer, standing{}, invalid("Key-Issuer-Id", "must be the id of a registered service")
+		return issuer, standing{}, badIssuer()
 	}
-	st, err := k.store.standing(ctx, issuer.OwnerID, issuer.ServiceID, now)
+	st, err := k.store.standing(ctx, issuer.OwnerID, issuer.ServiceID, "", now)
 	switch {
 	case err != nil:
 		return issuer, standing{}, err
 	case st.service == nil:
-		return issuer, standing{}, invalid("Key-Issuer-Id", "must be the id of a registered service")
+		return issuer, standing{}, badIssuer()
 	case st.ownerSuspended:
 		return issuer, standing{}, suspended()
 	}
@@ -264,27 +380,44 @@ func (k *Keys) show(r record, now time.Time) contract.Key {
 		ID: r.id, Value: k.format.Mask(r.tail), Status: r.status(now), OwnerType: ownerUser, OwnerID: r.ownerID,
 		IssuerServiceID: r.serviceID, Audiences: r.audiences, Description: r.description,
 		CreatedAt: r.createdAt, ExpiresAt: r.expiresAt, UpdatedAt: &r.updatedAt, Version: r.version,
+		RotatedFrom: r.rotatedFrom, NotBefore: r.notBefore, RateLimit: r.rateLimit, AllowedCIDRs: r.cidrs,
+		LastUsedAt: r.used.at, LastUsedIP: r.used.address, LastUsedService: r.used.service,
 		Authorizations: json.RawMessage(r.authorizations),
 	}
+}
+
+// fresh is the key object of a key that was just made, with its value.
+func (k *Keys) fresh(r record, value string, now time.Time) contract.Key {
+	key := k.show(r, now)
+	key.Value, key.UpdatedAt, key.Version = value, nil, 0
+	return key
 }
 
 // now has the precision of the wire: milliseconds.
 func (k *Keys) now() time.Time { return k.clock.Now().UTC().Truncate(time.Millisecond) }
 
-// expiry reads an RFC 3339 moment, with or without fraction, that lies in the life that a service allows.
-func expiry(text string, now time.Time, maxDays int) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil || !timestampShape.MatchString(text) {
-		return time.Time{}, invalid("expires_at", "must be an RFC 3339 timestamp such as %s", now.Add(day).Format(time.RFC3339))
+// expiry reads a moment that lies in the life that a service allows.
+func expiry(field, text string, now time.Time, maxDays int) (time.Time, error) {
+	t, err := moment(field, text, now)
+	if err != nil {
+		return t, err
 	}
-	t = t.UTC().Truncate(time.Millisecond)
 	if t.Before(now) {
-		return time.Time{}, invalid("expires_at", "must not lie in the past")
+		return time.Time{}, invalid(field, "must not lie in the past")
 	}
 	if t.After(now.Add(time.Duration(maxDays) * day)) {
-		return time.Time{}, invalid("expires_at", "must lie at most %d days ahead", maxDays)
+		return time.Time{}, invalid(field, "must lie at most %d days ahead", maxDays)
 	}
 	return t, nil
+}
+
+// moment reads an RFC 3339 moment, with or without fraction; now only serves as the example in a refusal.
+func moment(field, text string, now time.Time) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil || !timestampShape.MatchString(text) {
+		return time.Time{}, invalid(field, "must be an RFC 3339 timestamp such as %s", now.Add(day).Format(time.RFC3339))
+	}
+	return t.UTC().Truncate(time.Millisecond), nil
 }
 
 // audiencesFor applies the default and the limits of a service; a repeated audience counts once.
@@ -310,6 +443,12 @@ func audiencesFor(asked []string, service contract.IssuingService) ([]string, er
 func full(service contract.IssuingService) error {
 	return problem.New(problem.BadRequest, "the owner already has %d keys of %s, as many as are allowed; delete one first", service.MaxKeysPerUser, service.Name)
 }
+
+func badDescription() error {
+	return invalid("description", "must be 1 to 64 letters, digits, spaces, hyphens and underscores")
+}
+
+func badIssuer() error { return invalid("Key-Issuer-Id", "must be the id of a registered service") }
 
 func suspended() error { return problem.New(problem.Forbidden, "the owner is suspended") }
 

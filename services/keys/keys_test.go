@@ -278,10 +278,10 @@ func TestDeleteSucceedsAfterTwoSecondsWithoutTheStream(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(hashtextextended('sirocco.outbox.keys', 0))`)
 	require.NoError(t, err)
 	began := time.Now()
-	call(t, s, contract.Delete, contract.KeyRequest{Issuer: functionsIssuer(), ID: made.ID})
+	require.Equal(t, "pending", call(t, s, contract.Delete, contract.KeyRequest{Issuer: functionsIssuer(), ID: made.ID}).Pending)
 	require.GreaterOrEqual(t, time.Since(began), publishPatience)
 	require.False(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
-	require.Contains(t, s.logs.String(), "its event is not in the stream yet")
+	require.Contains(t, s.logs.String(), "their events are not in the stream yet")
 	require.NoError(t, tx.Rollback(t.Context()))
 }
 
@@ -341,7 +341,9 @@ func TestOwnerSuspendedBetweenCheckAndInsertGetsNoKey(t *testing.T) {
 	keys := newKeys(t, s, &repeating{})
 	s.exec(t, `UPDATE keys.owners SET status = 'SUSPENDED'`)
 	r := record{id: uuid.NewString(), account: "x", ownerID: owner, serviceID: access.FunctionsAudience, createdAt: s.clock.Now(), expiresAt: s.clock.Now()}
-	require.ErrorIs(t, keys.store.create(t.Context(), &r, 8, func(*record) error { return nil }), errSuspended)
+	require.ErrorIs(t, keys.store.tx(t.Context(), func(tx pgx.Tx) error {
+		return keys.store.create(t.Context(), tx, &r, 8, func(*record) error { return nil })
+	}), errSuspended)
 }
 
 func TestIntrospect(t *testing.T) {
@@ -351,6 +353,7 @@ func TestIntrospect(t *testing.T) {
 	good := contract.IntrospectRequest{AudienceServiceID: access.FunctionsAudience, Key: made.Value}
 	require.Equal(t, contract.IntrospectResponse{
 		OwnerType: "USER", OwnerID: owner, KeyID: made.ID, IssuerServiceID: access.FunctionsAudience, Authorizations: json.RawMessage(cliPolicies),
+		CacheControl: "private, max-age=60",
 	}, call(t, s, contract.Introspect, good))
 
 	for name, change := range map[string]func(*contract.IntrospectRequest){
@@ -422,7 +425,7 @@ func newKeys(t *testing.T, s *site, random *repeating) *Keys {
 	t.Helper()
 	outbox := store.NewOutbox("keys")
 	tx := func(ctx context.Context, fn func(pgx.Tx) error) error { return store.InTx(ctx, s.pool, fn, outbox) }
-	keys := NewKeys(NewStore(s.pool, tx, bus.NewJournal("keys", outbox, func() time.Time { return s.clock.Now() })), s.clock, random, day, zap.NewNop())
+	keys := NewKeys(NewStore(s.pool, tx, bus.NewJournal("keys", outbox, func() time.Time { return s.clock.Now() })), s.clock, random, Config{Retention: day}, zap.NewNop())
 	keys.Use(vectorFormat(t))
 	return keys
 }
@@ -505,7 +508,7 @@ func TestReaperPurgesAfterTheRetention(t *testing.T) {
 		SELECT gen_random_uuid(), lpad(n::text, 43, '0'), 'abc', account, owner_type, owner_id, service_id, description, audiences, authorizations,
 			created_at, updated_at, expires_at, deletes_at
 		FROM keys.keys, generate_series(1, $2) n WHERE id = $1`, dead.ID, 2*reapBatch)
-	reaper := NewReaper(newKeys(t, s, nil).store, s.clock, time.Minute, zap.NewNop())
+	reaper := NewReaper(newKeys(t, s, nil).store, s.clock, config(t), zap.NewNop())
 
 	s.clock.Advance(3*day - time.Second)
 	purged, err := reaper.Reap(t.Context())

@@ -20,6 +20,8 @@ import (
 
 	"go.uber.org/fx"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
@@ -56,8 +58,15 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	signer := NewSigner(store, vault)
 	rotation := NewRotation(store, signer, p.Clock, cfg.SigningKeyLife, s.Log)
 	tokens := NewTokens(store, signer, cfg, p.Clock, rand.Reader, p.Metrics)
-	keys := NewKeys(store, p.Clock, rand.Reader, cfg.Retention, s.Log)
+	keys := NewKeys(store, p.Clock, rand.Reader, cfg, s.Log)
+	owners := NewOwners(keys)
+	accounts := NewAccounts(store, p.Conn, p.Clock, cfg, s.Log)
+	decisions := NewDecisions(store, p.Clock)
 	registry := NewRegistry(store)
+	census, err := NewCensus(store, p.Clock, p.Metrics)
+	if err != nil {
+		return nil, err
+	}
 
 	s.OnReady(func(ctx context.Context) error {
 		domainKey, err := secrets.Open(ctx)
@@ -71,7 +80,9 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 		keys.Use(format)
 		return rotation.Step(ctx)
 	})
-	s.Loop("reaper", NewReaper(store, p.Clock, cfg.ReapInterval, s.Log).Run)
+	s.Loop("reaper", NewReaper(store, p.Clock, cfg, s.Log).Run)
+	s.Loop("census", census.Run)
+	bus.On(s.Subscribe(event.Access), access.Decided, decisions.Learn)
 
 	s.Loop("signing keys", func(ctx context.Context) error { return rotation.Run(ctx, p.Conn) })
 	s.Loop("encryption", func(ctx context.Context) error { return vault.Run(ctx, s.Log) })
@@ -88,8 +99,34 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	bus.Serve(s.Server, contract.List, keys.List)
 	bus.Serve(s.Server, contract.Get, keys.Get)
 	bus.Serve(s.Server, contract.Delete, keys.Delete)
+	bus.Serve(s.Server, contract.Authorize, keys.Authorize)
+	bus.Serve(s.Server, contract.Change, keys.Change)
+	bus.Serve(s.Server, contract.Rotate, keys.Rotate)
+	bus.Serve(s.Server, contract.CreateHosted, keys.CreateHosted)
 	bus.Serve(s.Server, contract.Introspect, keys.Introspect)
+	bus.Serve(s.Server, contract.Evaluate, keys.Evaluate)
 	bus.Serve(s.Server, contract.Resolve, keys.Resolve)
+	bus.Serve(s.Server, contract.OwnersKeys, owners.List)
+	bus.Serve(s.Server, contract.OwnersKey, owners.Get)
+	bus.Serve(s.Server, contract.DeleteOwnersKey, owners.Delete)
+	bus.Serve(s.Server, contract.SetKeyStatus, owners.SetStatus)
+	bus.Serve(s.Server, contract.SuspendKeys, owners.Suspend)
+	bus.Serve(s.Server, contract.Lookup, owners.Lookup)
+	bus.Serve(s.Server, contract.ReportLeak, owners.ReportLeak)
+	bus.Serve(s.Server, contract.GetOwner, owners.Owner)
+	bus.Serve(s.Server, contract.SetOwnerStatus, owners.SetOwnerStatus)
+	bus.Serve(s.Server, contract.OwnerKeys, owners.Keys)
+	bus.Serve(s.Server, contract.DeleteOwnerKeys, owners.DeleteKeys)
+	bus.Serve(s.Server, contract.Decisions, decisions.List)
+	bus.Serve(s.Server, contract.CreateAccount, accounts.Create)
+	bus.Serve(s.Server, contract.Accounts, accounts.List)
+	bus.Serve(s.Server, contract.LookupAccount, accounts.Lookup)
+	bus.Serve(s.Server, contract.GetAccount, accounts.Get)
+	bus.Serve(s.Server, contract.UpdateAccount, accounts.Update)
+	bus.Serve(s.Server, contract.DeleteAccount, accounts.Delete)
+	bus.Serve(s.Server, contract.AssociateClient, accounts.Associate)
+	bus.Serve(s.Server, contract.DisassociateClient, accounts.Disassociate)
+	bus.Serve(s.Server, contract.ReadClient, accounts.Client)
 	bus.Serve(s.Server, contract.Client, registry.Client)
 	bus.Serve(s.Server, contract.Services, registry.Services)
 	bus.Serve(s.Server, contract.Service, registry.Service)

@@ -8,20 +8,27 @@ import (
 	"go.uber.org/zap"
 )
 
-// reapBatch bounds the rows that one statement of the reaper deletes.
-const reapBatch = 500
+const (
+	// reapBatch bounds the rows that one statement of the reaper deletes.
+	reapBatch = 500
+	// mostDecisions bounds the record of decisions by number, beside its age.
+	mostDecisions = 5_000_000
+)
 
-// Reaper purges the records of keys whose retention is over, so that a key that died long ago costs nothing.
+// Reaper ends what time ends: it purges the records of keys whose retention is over, announces the end of the grace of
+// rotated keys, ends the keys of accounts that are gone, and forgets decisions and answers that are kept for a while
+// only. What died long ago costs nothing.
 type Reaper struct {
-	store    *Store
-	clock    quartz.Clock
-	interval time.Duration
-	log      *zap.Logger
+	store     *Store
+	clock     quartz.Clock
+	interval  time.Duration
+	decisions time.Duration
+	log       *zap.Logger
 }
 
 // NewReaper makes a reaper that looks once per interval.
-func NewReaper(store *Store, clock quartz.Clock, interval time.Duration, log *zap.Logger) *Reaper {
-	return &Reaper{store: store, clock: clock, interval: interval, log: log}
+func NewReaper(store *Store, clock quartz.Clock, cfg Config, log *zap.Logger) *Reaper {
+	return &Reaper{store: store, clock: clock, interval: cfg.ReapInterval, decisions: cfg.AuditRetention, log: log}
 }
 
 // Run reaps until ctx ends. Replicas may all run one: each takes rows that no other has in hand.
@@ -44,13 +51,27 @@ func (r *Reaper) Run(ctx context.Context) error {
 	}
 }
 
-// Reap purges everything that is due now, batch by batch.
+// Reap does everything that is due now, batch by batch, and tells how many keys it purged.
 func (r *Reaper) Reap(ctx context.Context) (purged int, err error) {
-	for {
-		n, err := r.store.purge(ctx, r.clock.Now(), reapBatch)
-		purged += n
-		if err != nil || n < reapBatch {
-			return purged, err
+	now := r.clock.Now()
+	for _, chore := range []func() (int, error){
+		func() (int, error) { return r.store.retire(ctx, now, reapBatch) },
+		func() (int, error) { return r.store.endOrphans(ctx, reapBatch) },
+		func() (int, error) {
+			return r.store.forgetDecisions(ctx, now.Add(-r.decisions), mostDecisions, reapBatch)
+		},
+		func() (int, error) {
+			n, err := r.store.purge(ctx, now, reapBatch)
+			purged += n
+			return n, err
+		},
+	} {
+		for n := reapBatch; n == reapBatch; {
+			if n, err = chore(); err != nil {
+				return purged, err
+			}
 		}
 	}
+	_, err = r.store.repeats.Prune(ctx, r.store.pool, now)
+	return purged, err
 }

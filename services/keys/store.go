@@ -22,6 +22,7 @@ var (
 	errFull      = errors.New("the owner has as many keys as the service allows")
 	errSuspended = errors.New("the owner is suspended")
 	errNoHash    = errors.New("no free hash in 50 draws")
+	errOverlap   = errors.New("a rotation of this key is not over")
 )
 
 const (
@@ -37,11 +38,12 @@ type Store struct {
 	pool    *pgxpool.Pool
 	tx      func(context.Context, func(pgx.Tx) error) error
 	journal *bus.Journal
+	repeats *store.Idempotency
 }
 
 // NewStore makes the store over a pool whose schema is migrated; tx wakes the outbox when it commits.
 func NewStore(pool *pgxpool.Pool, tx func(context.Context, func(pgx.Tx) error) error, journal *bus.Journal) *Store {
-	return &Store{pool: pool, tx: tx, journal: journal}
+	return &Store{pool: pool, tx: tx, journal: journal, repeats: store.NewIdempotency("keys")}
 }
 
 // record is one stored key.
@@ -55,6 +57,24 @@ type record struct {
 	version                 int64
 	createdAt, updatedAt    time.Time
 	expiresAt, deletesAt    time.Time
+	// authorizedAt is when the authorizations were last written.
+	authorizedAt time.Time
+	notBefore    *time.Time
+	rateLimit    *access.RateLimit
+	cidrs        []string
+	// rotatedFrom is the key that this one took over from, empty for none. superseded tells that another took over from
+	// this one.
+	rotatedFrom string
+	superseded  bool
+	// keyType and clusterID are set for keys of hosted registrations.
+	keyType, clusterID string
+	used               use
+}
+
+// use is when, from where and at which service a key was last let through.
+type use struct {
+	at               *time.Time
+	address, service string
 }
 
 // status at a moment: expiry is computed, not stored, and suspension outlasts it.
@@ -68,6 +88,20 @@ func (r record) status(now time.Time) contract.Status {
 	return contract.Active
 }
 
+// usable tells whether the key may be used at a moment.
+func (r record) usable(now time.Time) bool {
+	return r.status(now) == contract.Active && (r.notBefore == nil || !now.Before(*r.notBefore))
+}
+
+// policies are what the key grants. A hosted key grants only what registrations of clusters need, whatever it asked for.
+func (r record) policies() []access.Policy {
+	granted := r.authorizations.policies()
+	if r.keyType != "" {
+		return hostedGrants(granted)
+	}
+	return granted
+}
+
 func (r record) changed(version int64, reason string) contract.Changed {
 	return contract.Changed{
 		KeyID: r.id, OwnerID: r.ownerID, ServiceID: r.serviceID, Version: version, ExpiresAt: r.expiresAt, Reason: reason,
@@ -79,13 +113,37 @@ func (r record) fact() bus.Fact {
 }
 
 const columns = `k.id::text, k.hash, k.mask_tail, k.account, k.owner_id, k.service_id, k.status = 'SUSPENDED', k.description,
-	k.audiences, k.authorizations::text, k.version, k.created_at, k.updated_at, k.expires_at, k.deletes_at`
+	k.audiences, k.authorizations::text, k.version, k.created_at, k.updated_at, k.expires_at, k.deletes_at,
+	coalesce(k.authorized_at, k.created_at), k.not_before, k.rate_limit, k.allowed_cidrs, coalesce(k.rotated_from::text, ''),
+	k.superseded, k.key_type, k.cluster_id`
 
 func scanRecord(row pgx.CollectableRow) (r record, err error) {
-	err = row.Scan(&r.id, &r.hash, &r.tail, &r.account, &r.ownerID, &r.serviceID, &r.suspended, &r.description,
-		&r.audiences, &r.authorizations, &r.version, &r.createdAt, &r.updatedAt, &r.expiresAt, &r.deletesAt)
-	r.createdAt, r.updatedAt, r.expiresAt, r.deletesAt = r.createdAt.UTC(), r.updatedAt.UTC(), r.expiresAt.UTC(), r.deletesAt.UTC()
+	return scanMore(row, func(*record) []any { return nil })
+}
+
+// scanMore scans the columns of a record and those that follow them.
+func scanMore(row pgx.CollectableRow, more func(*record) []any) (r record, err error) {
+	err = row.Scan(append([]any{
+		&r.id, &r.hash, &r.tail, &r.account, &r.ownerID, &r.serviceID, &r.suspended, &r.description,
+		&r.audiences, &r.authorizations, &r.version, &r.createdAt, &r.updatedAt, &r.expiresAt, &r.deletesAt,
+		&r.authorizedAt, &r.notBefore, &r.rateLimit, &r.cidrs, &r.rotatedFrom, &r.superseded, &r.keyType, &r.clusterID,
+	}, more(&r)...)...)
+	for _, t := range []*time.Time{&r.createdAt, &r.updatedAt, &r.expiresAt, &r.deletesAt, &r.authorizedAt, r.notBefore, r.used.at} {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
 	return r, err
+}
+
+// usedColumns come after columns where keys are shown; fromUsed is the table they need.
+const (
+	usedColumns = `, u.at, coalesce(u.address, ''), coalesce(u.service, '')`
+	fromUsed    = ` FROM keys.keys k LEFT JOIN keys.uses u ON u.key_id = k.id`
+)
+
+func scanUsed(row pgx.CollectableRow) (record, error) {
+	return scanMore(row, func(r *record) []any { return []any{&r.used.at, &r.used.address, &r.used.service} })
 }
 
 // standing is what decides about a request of an owner before its content is looked at.
@@ -93,21 +151,22 @@ type standing struct {
 	// service is nil when the issuer is not registered.
 	service        *contract.IssuingService
 	ownerSuspended bool
-	// live counts the keys that are not past their expiry.
+	// live counts the keys that are not past their expiry and that no other took over from.
 	live int
 }
 
 const serviceColumns = `s.id, s.name, s.audiences, s.max_api_keys_per_user, s.max_api_key_ttl_days, s.max_authz_size_chars,
 	s.min_authz_update_interval_seconds`
 
-const liveKeys = `(SELECT count(*) FROM keys.keys k WHERE k.owner_type = $1 AND k.owner_id = $2 AND k.service_id = $3 AND k.expires_at > $4)`
+const liveKeys = `(SELECT count(*) FROM keys.keys k WHERE k.owner_type = $1 AND k.owner_id = $2 AND k.service_id = $3
+	AND k.expires_at > $4 AND NOT k.superseded AND k.cluster_id = $5)`
 
-func (s *Store) standing(ctx context.Context, ownerID, serviceID string, now time.Time) (standing, error) {
+func (s *Store) standing(ctx context.Context, ownerID, serviceID, clusterID string, now time.Time) (standing, error) {
 	var st standing
 	var svc contract.IssuingService
 	err := s.pool.QueryRow(ctx, `SELECT `+serviceColumns+`, coalesce(o.status = 'SUSPENDED', false), `+liveKeys+`
 		FROM keys.services s LEFT JOIN keys.owners o ON o.owner_type = $1 AND o.owner_id = $2 WHERE s.id = $3`,
-		ownerUser, ownerID, serviceID, now).
+		ownerUser, ownerID, serviceID, now, clusterID).
 		Scan(&svc.ID, &svc.Name, &svc.Audiences, &svc.MaxKeysPerUser, &svc.MaxKeyTTLDays, &svc.MaxAuthzChars,
 			&svc.MinAuthzUpdateIntervalS, &st.ownerSuspended, &st.live)
 	switch {
@@ -122,36 +181,26 @@ func (s *Store) standing(ctx context.Context, ownerID, serviceID string, now tim
 
 // create inserts a key under the first hash that draw finds free, and records its event. The lock on owner and service
 // keeps two creations from both taking the last slot; whoever does not get it at once is refused, not queued.
-func (s *Store) create(ctx context.Context, r *record, limit int, draw func(*record) error) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error {
-		var locked bool
-		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).Scan(&locked); err != nil {
-			return err
-		}
-		if !locked {
-			return errBusy
-		}
-		if err := lockOwner(ctx, tx, r); err != nil {
-			return err
-		}
-		var live int
-		if err := tx.QueryRow(ctx, `SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt).Scan(&live); err != nil {
-			return err
-		}
-		if live >= limit {
-			return errFull
-		}
-		if err := insert(ctx, tx, r, draw); err != nil {
-			return err
-		}
-		payload := r.changed(r.version, "")
-		payload.Policies = r.authorizations.policies()
-		return bus.Record(ctx, tx, s.journal, contract.Created, r.fact(), payload)
-	})
-	if err != nil {
+func (s *Store) create(ctx context.Context, tx pgx.Tx, r *record, limit int, draw func(*record) error) error {
+	var locked bool
+	if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).Scan(&locked); err != nil {
 		return fmt.Errorf("create key: %w", err)
 	}
-	return nil
+	if !locked {
+		return errBusy
+	}
+	if err := lockOwner(ctx, tx, r); err != nil {
+		return err
+	}
+	var live int
+	err := tx.QueryRow(ctx, `SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt, r.clusterID).Scan(&live)
+	switch {
+	case err != nil:
+		return fmt.Errorf("create key: %w", err)
+	case live >= limit:
+		return errFull
+	}
+	return s.insert(ctx, tx, r, draw)
 }
 
 func createLock(ownerID, serviceID string) string {
@@ -177,103 +226,158 @@ func lockOwner(ctx context.Context, tx pgx.Tx, r *record) error {
 	return nil
 }
 
-func insert(ctx context.Context, tx pgx.Tx, r *record, draw func(*record) error) error {
+// insert adds a key and its event.
+func (s *Store) insert(ctx context.Context, tx pgx.Tx, r *record, draw func(*record) error) error {
 	for range drawLimit {
 		if err := draw(r); err != nil {
 			return err
 		}
 		tag, err := tx.Exec(ctx, `INSERT INTO keys.keys (id, hash, mask_tail, account, owner_type, owner_id, service_id, description,
-				audiences, authorizations, version, created_at, updated_at, expires_at, deletes_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14) ON CONFLICT (hash) DO NOTHING`,
+				audiences, authorizations, version, created_at, updated_at, expires_at, deletes_at, not_before, rate_limit, allowed_cidrs,
+				rotated_from, key_type, cluster_id)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16, $17, nullif($18, '')::uuid, $19, $20)
+			ON CONFLICT (hash) DO NOTHING`,
 			r.id, r.hash, r.tail, r.account, ownerUser, r.ownerID, r.serviceID, r.description,
-			r.audiences, string(r.authorizations), r.version, r.createdAt, r.expiresAt, r.deletesAt)
+			r.audiences, string(r.authorizations), r.version, r.createdAt, r.expiresAt, r.deletesAt, r.notBefore, r.rateLimit, networksOf(r.cidrs),
+			r.rotatedFrom, r.keyType, r.clusterID)
 		if err != nil {
-			return err
+			return fmt.Errorf("insert key: %w", err)
 		}
 		if tag.RowsAffected() == 1 {
-			return nil
+			payload := r.changed(r.version, "")
+			payload.Policies = r.policies()
+			return bus.Record(ctx, tx, s.journal, contract.Created, r.fact(), payload)
 		}
 	}
 	return errNoHash
 }
 
-// list returns the keys of an owner and service, live ones first, oldest first.
-func (s *Store) list(ctx context.Context, ownerID, serviceID string, now time.Time) ([]record, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+columns+` FROM keys.keys k WHERE k.owner_type = $1 AND k.owner_id = $2 AND k.service_id = $3
-		ORDER BY k.expires_at <= $4, k.created_at, k.id LIMIT $5`, ownerUser, ownerID, serviceID, now, listLimit)
+// networksOf is never NULL, as its column.
+func networksOf(cidrs []string) []string {
+	if cidrs == nil {
+		return []string{}
+	}
+	return cidrs
+}
+
+// listing selects keys of an owner: those of one service, or of all when it is empty.
+type listing struct {
+	ownerID, serviceID string
+	now                time.Time
+	limit              int
+	// after continues a list that is read page by page, in order of creation; without it live keys come first.
+	paged bool
+	after place
+}
+
+// place is where a page ended.
+type place struct {
+	at time.Time
+	id string
+}
+
+// list returns keys, oldest first.
+func (s *Store) list(ctx context.Context, l listing) ([]record, error) {
+	after := l.after
+	if after.id == "" {
+		after = place{id: noID}
+	}
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+usedColumns+fromUsed+` WHERE k.owner_type = $1 AND k.owner_id = $2
+			AND ($4 = '' OR k.service_id = $4) AND (k.created_at, k.id) > ($5, $6)
+		ORDER BY (k.expires_at <= $3 AND NOT $7), k.created_at, k.id LIMIT $8`,
+		ownerUser, l.ownerID, l.now, l.serviceID, after.at, after.id, l.paged, l.limit)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
-	records, err := pgx.CollectRows(rows, scanRecord)
+	records, err := pgx.CollectRows(rows, scanUsed)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	return records, nil
 }
 
-// key is one key of an owner and service, nil when there is none.
-func (s *Store) key(ctx context.Context, id, ownerID, serviceID string) (*record, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+columns+` FROM keys.keys k
-		WHERE k.id = $1 AND k.owner_type = $2 AND k.owner_id = $3 AND k.service_id = $4`, id, ownerUser, ownerID, serviceID)
+// noID comes before every id.
+const noID = "00000000-0000-0000-0000-000000000000"
+
+// target says which key is meant.
+type target struct {
+	where string
+	args  []any
+}
+
+// ownedKey is a key by its id, of one owner and service.
+func ownedKey(id, ownerID, serviceID string) target {
+	return target{`k.id = $1 AND k.owner_type = $2 AND k.owner_id = $3 AND k.service_id = $4`, []any{id, ownerUser, ownerID, serviceID}}
+}
+
+// hashed is a key by its hash.
+func hashed(hash string) target { return target{`k.hash = $1`, []any{hash}} }
+
+// key is one key, nil when there is none.
+func (s *Store) key(ctx context.Context, t target) (*record, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+usedColumns+fromUsed+` WHERE `+t.where, t.args...)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
-	return one(rows, scanRecord, "read key")
+	return one(rows, scanUsed, "read key")
 }
 
-// byHash is the key with a hash, nil when there is none; a key of a suspended owner counts as suspended.
+// byHash is the key with a hash, nil when there is none; a key whose owner is suspended or whose account is gone counts
+// as suspended.
 func (s *Store) byHash(ctx context.Context, hash string) (*record, error) {
-	var ownerSuspended bool
-	rows, err := s.pool.Query(ctx, `SELECT `+columns+`, o.status = 'SUSPENDED' FROM keys.keys k
-		JOIN keys.owners o USING (owner_type, owner_id) WHERE k.hash = $1`, hash)
+	rows, err := s.pool.Query(ctx, `SELECT `+columns+`, o.status = 'SUSPENDED' OR a.id IS NULL FROM keys.keys k
+		JOIN keys.owners o USING (owner_type, owner_id) LEFT JOIN keys.accounts a ON a.id = k.account WHERE k.hash = $1`, hash)
 	if err != nil {
 		return nil, fmt.Errorf("look up key: %w", err)
 	}
+	var dead bool
 	r, err := one(rows, func(row pgx.CollectableRow) (record, error) {
-		return scanRecord(withOwner{row, &ownerSuspended})
+		return scanMore(row, func(*record) []any { return []any{&dead} })
 	}, "look up key")
 	if r != nil {
-		r.suspended = r.suspended || ownerSuspended
+		r.suspended = r.suspended || dead
 	}
 	return r, err
 }
 
-// withOwner scans one column more than a record has.
-type withOwner struct {
-	pgx.CollectableRow
-
-	suspended *bool
-}
-
-// Scan implements [pgx.CollectableRow].
-func (w withOwner) Scan(dest ...any) error {
-	return w.CollectableRow.Scan(append(dest, w.suspended)...)
-}
-
 // remove deletes a key and records its event in one transaction; nil when there is no such key. The event is what the
 // audit keeps of it.
-func (s *Store) remove(ctx context.Context, id, ownerID, serviceID, reason string) (*record, error) {
-	var removed *record
-	err := s.tx(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `DELETE FROM keys.keys k WHERE k.id = $1 AND k.owner_type = $2 AND k.owner_id = $3 AND k.service_id = $4
-			RETURNING `+columns, id, ownerUser, ownerID, serviceID)
-		if err != nil {
-			return err
-		}
-		if removed, err = one(rows, scanRecord, "delete"); err != nil || removed == nil {
-			return err
-		}
-		return bus.Record(ctx, tx, s.journal, contract.Revoked, removed.fact(), removed.changed(removed.version+1, reason))
+func (s *Store) remove(ctx context.Context, t target, reason string) (*record, error) {
+	var removed []record
+	err := s.tx(ctx, func(tx pgx.Tx) (err error) {
+		removed, err = s.removeAll(ctx, tx, t, reason)
+		return err
 	})
+	if err != nil || len(removed) == 0 {
+		return nil, err
+	}
+	return &removed[0], nil
+}
+
+func (s *Store) removeAll(ctx context.Context, tx pgx.Tx, t target, reason string) ([]record, error) {
+	rows, err := tx.Query(ctx, `DELETE FROM keys.keys k WHERE `+t.where+` RETURNING `+columns, t.args...)
 	if err != nil {
-		return nil, fmt.Errorf("delete key: %w", err)
+		return nil, fmt.Errorf("delete keys: %w", err)
+	}
+	removed, err := pgx.CollectRows(rows, scanRecord)
+	if err != nil {
+		return nil, fmt.Errorf("delete keys: %w", err)
+	}
+	for _, r := range removed {
+		if err := bus.Record(ctx, tx, s.journal, contract.Revoked, r.fact(), r.changed(r.version+1, reason)); err != nil {
+			return nil, err
+		}
 	}
 	return removed, nil
 }
 
 // revocationPending tells whether the event of a deletion still waits in the outbox.
-func (s *Store) revocationPending(ctx context.Context, r record) (pending bool, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM keys.outbox WHERE subject = $1)`, contract.Revoked.Subject(r.account, r.id)).Scan(&pending)
+func (s *Store) revocationPending(ctx context.Context, removed []record) (pending bool, err error) {
+	subjects := make([]string, len(removed))
+	for i, r := range removed {
+		subjects[i] = contract.Revoked.Subject(r.account, r.id)
+	}
+	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM keys.outbox WHERE subject = ANY($1))`, subjects).Scan(&pending)
 	if err != nil {
 		return true, fmt.Errorf("look for the event: %w", err)
 	}

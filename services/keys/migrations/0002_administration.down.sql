@@ -1,4 +1,4 @@
-DROP TABLE keys.repeats;
+DROP TABLE keys.idempotency;
 DROP INDEX keys.clients_of_account;
 DROP TABLE keys.accounts;
 DROP TABLE keys.decisions;

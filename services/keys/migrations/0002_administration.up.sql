@@ -55,15 +55,14 @@ INSERT INTO keys.accounts (id, name, max_functions, max_tasks, max_telemetries, 
 
 CREATE INDEX clients_of_account ON keys.clients (account);
 
--- Creations that carried an Idempotency-Key (keys §11). answer is sealed, because it holds the new key.
-CREATE TABLE keys.repeats (
-    owner_id   text NOT NULL,
-    service_id text NOT NULL,
-    name       text NOT NULL,
-    request    bytea NOT NULL,
-    answer     bytea NOT NULL,
+-- Creations that carried an Idempotency-Key (libs/store). The key inside an answer is sealed.
+CREATE TABLE keys.idempotency (
+    scope      text NOT NULL,
+    key        text NOT NULL,
+    digest     bytea NOT NULL,
+    answer     bytea NOT NULL DEFAULT '',
     expires_at timestamptz NOT NULL,
-    PRIMARY KEY (owner_id, service_id, name)
+    PRIMARY KEY (scope, key)
 );
 
-CREATE INDEX repeats_to_purge ON keys.repeats (expires_at);
+CREATE INDEX idempotency_expiry ON keys.idempotency (expires_at);
