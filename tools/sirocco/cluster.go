@@ -29,6 +29,9 @@ func newCluster(s *session) *cobra.Command {
 			return s.show(raw, func(w io.Writer) error { return writeGroups(w, groups) })
 		},
 	})
+	for _, v := range capacityVerbs() {
+		cmd.AddCommand(v.command(s))
+	}
 	return cmd
 }
 

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"os"
 	"os/user"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // console is everything a command may touch of the machine it runs on.
@@ -15,6 +19,8 @@ type console struct {
 	// live says that err is a terminal, where a line can be written over.
 	live   bool
 	getenv func(string) string
+	// prompt asks for a line that the terminal does not show; nil when in is no terminal.
+	prompt func(text string) ([]byte, error)
 	// cacheDir keeps administrator tokens; empty for nowhere.
 	cacheDir string
 	// owner names the person in the keys that are made for them.
@@ -26,6 +32,9 @@ func systemConsole() console {
 	c := console{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, owner: currentOwner(), now: time.Now}
 	if dir, err := os.UserConfigDir(); err == nil {
 		c.cacheDir = filepath.Join(dir, "sirocco")
+	}
+	if terminal(os.Stdin) {
+		c.prompt = unseen
 	}
 	if info, err := os.Stderr.Stat(); err == nil {
 		c.live = info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
@@ -46,4 +55,33 @@ func currentOwner() string {
 		host = "localhost"
 	}
 	return name + "@" + host
+}
+
+func terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), readTerminal)
+	return err == nil
+}
+
+// unseen asks for a line on the terminal, whose echo is off meanwhile.
+func unseen(text string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := unix.IoctlGetTermios(fd, readTerminal)
+	if err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	silent := *before
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, writeTerminal, &silent); err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	defer func() {
+		_ = unix.IoctlSetTermios(fd, writeTerminal, before)
+		fmt.Fprintln(os.Stderr)
+	}()
+	fmt.Fprint(os.Stderr, text)
+	line, err := bufio.NewReader(os.Stdin).ReadBytes('\n')
+	if err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	return line, nil
 }

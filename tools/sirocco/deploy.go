@@ -92,7 +92,7 @@ func postDeployment(ctx context.Context, c *client.Client, f functions.Function,
 	_, raw, err := ask[deployments.Response](ctx, c, client.Request{Method: http.MethodPost, Path: deploymentPath(f), Body: body})
 	var refusal *client.Refusal
 	if errors.As(err, &refusal) && (refusal.Problem.Code == problem.IllegalState || deployed(f.Status)) {
-		return nil, next(err, "`sirocco function get %s --version %s` shows the present deployment; `sirocco function undeploy` with the same arguments removes it", f.ID, f.VersionID)
+		return nil, next(err, "`sirocco function show %s --version %s` shows the present deployment; `sirocco function undeploy` with the same arguments removes it", f.ID, f.VersionID)
 	}
 	return raw, err
 }
@@ -138,7 +138,7 @@ func (s *session) follow(ctx context.Context, c *client.Client, f functions.Func
 				return nil, ctx.Err()
 			}
 			return nil, next(fmt.Errorf("%s is not ACTIVE after %s: %s", f.Name, patience, last),
-				"it goes on without you: `sirocco function get %s --version %s`", f.ID, f.VersionID)
+				"it goes on without you: `sirocco function show %s --version %s`", f.ID, f.VersionID)
 		case <-tick.C:
 		}
 	}
@@ -201,12 +201,7 @@ func writeDeployment(w io.Writer, raw []byte) error {
 	if err := json.Unmarshal(raw, &answer); err != nil {
 		return fmt.Errorf("deployment: %w", err)
 	}
-	d := answer.Deployment
-	var rows [][]string
-	for _, spec := range d.Specifications {
-		rows = append(rows, []string{d.FunctionName, string(d.FunctionStatus), d.FunctionID, d.VersionID, d.ID, specification(spec)})
-	}
-	return writeTable(w, []string{"NAME", "STATUS", "FUNCTION", "VERSION", "DEPLOYMENT", "RUNS ON"}, rows)
+	return writeDeployments(w, answer.Deployment)
 }
 
 // progress is one line about something that takes time: written over on a terminal, printed at each change elsewhere.

@@ -24,7 +24,8 @@ func newFunction(s *session) *cobra.Command {
 		Use: "function", Aliases: []string{"fn"}, Short: "Functions: create, deploy, invoke",
 		Long: "A function is named by its id, or by its name where only one function has it.",
 	}
-	cmd.AddCommand(newFunctionCreate(s), newFunctionList(s), newFunctionGet(s), newDeploy(s), newUndeploy(s), newInvoke(s), newFunctionDelete(s))
+	cmd.AddCommand(newFunctionCreate(s), newFunctionList(s), newFunctionGet(s), newDeploy(s), newUndeploy(s), newInvoke(s), newFunctionUpdate(s),
+		newShare(s), newUnshare(s), newQueue(s), newFunctionDelete(s))
 	return cmd
 }
 
@@ -32,6 +33,7 @@ func newFunctionCreate(s *session) *cobra.Command {
 	var file, of, image, inferenceURL, healthURI, args, description string
 	var port int
 	var env, secrets, tags []string
+	var telemetry functions.Telemetries
 	cmd := &cobra.Command{
 		Use: "create [NAME]", Short: "Create a function, or with --version-of a version of one",
 		Example: `  sirocco function create echo --image demo/echo:1 --inference-url /echo --port 8000 --health-uri /health
@@ -63,6 +65,7 @@ func newFunctionCreate(s *session) *cobra.Command {
 			set("containerArgs", args, given("args"))
 			set("description", description, given("description"))
 			set("tags", tags, given("tag"))
+			set("telemetries", telemetry, telemetry != functions.Telemetries{})
 			variables, err := pairs(env, "--env")
 			if err != nil {
 				return &usage{command: cmd.CommandPath(), err: err}
@@ -91,6 +94,9 @@ func newFunctionCreate(s *session) *cobra.Command {
 	flags.StringArrayVar(&env, "env", nil, "NAME=VALUE of the container's environment; repeat for several")
 	flags.StringArrayVar(&secrets, "secret", nil, "NAME=VALUE, or NAME=@FILE (@- for standard input) to keep it out of the process list; repeat for several")
 	flags.StringSliceVar(&tags, "tag", nil, "tag; repeat for several")
+	flags.StringVar(&telemetry.Logs, "logs-telemetry", "", "id of the telemetry endpoint for logs")
+	flags.StringVar(&telemetry.Metrics, "metrics-telemetry", "", "id of the telemetry endpoint for metrics")
+	flags.StringVar(&telemetry.Traces, "traces-telemetry", "", "id of the telemetry endpoint for traces")
 	_ = cmd.RegisterFlagCompletionFunc("version-of", s.completeFunctions)
 	return cmd
 }
@@ -122,13 +128,19 @@ func (s *session) createFunction(ctx context.Context, of string, body map[string
 	return s.show(raw, func(w io.Writer) error { return writeFunctions(w, []functions.Function{answer.Function}) })
 }
 
-// readObject reads a JSON object from a file, standard input, or nothing. Its members stay as they were written.
+// readObject reads a JSON object from a file, standard input, the version to take after, or nothing. Its members stay as they were written.
 func (s *session) readObject(file string) (map[string]any, error) {
 	object := map[string]any{}
-	if file == "" {
+	var b []byte
+	var err error
+	switch {
+	case file != "":
+		b, err = s.readFile(file)
+	case s.like != nil:
+		b, err = json.Marshal(s.like)
+	default:
 		return object, nil
 	}
-	b, err := s.readFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +270,7 @@ func writeFunctions(w io.Writer, list []functions.Function) error {
 func newFunctionGet(s *session) *cobra.Command {
 	var version string
 	cmd := &cobra.Command{
-		Use: "get FUNCTION", Short: "Show one version, its deployment and its instances", Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
+		Use: "show FUNCTION", Aliases: []string{"get"}, Short: "Show one version, its deployment and its instances", Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.connect()
 			if err != nil {

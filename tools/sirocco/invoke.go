@@ -104,12 +104,14 @@ func (s *session) invoke(ctx context.Context, ref string, q invocationRequest, h
 		return err
 	}
 	if key == "" {
-		loan, giveBack, err := s.borrowKey(ctx, c, id)
+		value, giveBack, err := s.borrow(ctx, c, "sirocco function invoke", loan{
+			scopes: []access.Scope{access.InvokeFunction}, resource: access.Resource{ID: id + "/*", Type: string(access.Function)},
+		})
 		if err != nil {
 			return err
 		}
 		defer giveBack()
-		caller = c.As(loan)
+		caller = c.As(value)
 	}
 	body, size, err := s.openBody(q.data)
 	if err != nil {
@@ -143,9 +145,9 @@ func invocationAdvice(err error, id string, patience time.Duration) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return next(err, "make a key for it: `sirocco key create --function %s`, or leave out --key and SIROCCO_API_KEY", id)
 	case http.StatusNotFound, http.StatusServiceUnavailable:
-		return next(err, "see whether it is deployed and ACTIVE: `sirocco function get %s`", id)
+		return next(err, "see whether it is deployed and ACTIVE: `sirocco function show %s`", id)
 	case http.StatusGatewayTimeout:
-		return next(err, "wait longer than %s with --timeout, or see how its instances are: `sirocco function get %s`", patience, id)
+		return next(err, "wait longer than %s with --timeout, or see how its instances are: `sirocco function show %s`", patience, id)
 	}
 	return err
 }
@@ -170,28 +172,6 @@ func destination(ctx context.Context, c *client.Client, ref string, q invocation
 		return f.ID, q.path, nil
 	}
 	return f.ID, "/" + strings.TrimPrefix(f.InferenceURL, "/"), nil
-}
-
-// borrowKey makes a key for one function. The returned function revokes it, also for a person who has pressed Ctrl-C.
-func (s *session) borrowKey(ctx context.Context, c *client.Client, function string) (value string, giveBack func(), err error) {
-	key, _, err := createKey(ctx, c, keyOrder{
-		owner: s.owner, description: "sirocco function invoke", scopes: []string{access.InvokeFunction},
-		functions: []string{function}, expires: s.now().Add(loanTime),
-	})
-	if err != nil {
-		var refusal *client.Refusal
-		if errors.As(err, &refusal) && refusal.Status == http.StatusBadRequest {
-			err = next(fmt.Errorf("no key could be made for this call: %w", err), "bring one with --key or SIROCCO_API_KEY, or make room: `sirocco key list`, `sirocco key revoke`")
-		}
-		return "", nil, err
-	}
-	return key.Value, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterword)
-		defer cancel()
-		if err := revokeKey(ctx, c, s.owner, key.ID); err != nil {
-			fmt.Fprintf(s.err, "sirocco: the key %s of this call was not revoked (%s); it expires at %s\n", key.ID, printable(err.Error()), shown(key.ExpiresAt))
-		}
-	}, nil
 }
 
 // openBody opens what -d names. The size is -1 where it is not known.

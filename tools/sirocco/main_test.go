@@ -163,7 +163,7 @@ func TestExitCodesAndWhatToDoNext(t *testing.T) {
 		"done":             {[]string{"function", "list"}, list(), exitOK, nil},
 		"no such command":  {[]string{"functoin"}, nil, exitUsage, []string{"did you mean function?", "next: see sirocco --help"}},
 		"no such verb":     {[]string{"key", "make"}, nil, exitUsage, []string{`no command "make"`, "next: see sirocco key --help"}},
-		"missing argument": {[]string{"function", "get"}, nil, exitUsage, []string{"missing FUNCTION", "sirocco function get --help"}},
+		"missing argument": {[]string{"function", "get"}, nil, exitUsage, []string{"missing FUNCTION", "sirocco function show --help"}},
 		"unknown flag":     {[]string{"function", "list", "--colour"}, nil, exitUsage, []string{"--colour", "sirocco function list --help"}},
 		"unknown format":   {[]string{"function", "list", "-o", "xml"}, nil, exitUsage, []string{"table or json"}},
 		"bad duration":     {[]string{"key", "create", "--ttl", "soon"}, nil, exitUsage, []string{"--ttl"}},

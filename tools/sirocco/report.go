@@ -57,9 +57,12 @@ func exitCode(err error) int {
 	var unreachable *client.Unreachable
 	var wrong *usage
 	var absent *missing
+	var no *denied
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &no), errors.Is(err, client.ErrLoginEnded):
+		return exitRefused
 	case errors.As(err, &wrong):
 		return exitUsage
 	case errors.As(err, &unreachable):
@@ -84,8 +87,11 @@ func report(w io.Writer, err error) {
 	}
 	sentence, details, advice := err.Error(), []string(nil), ""
 	if refusal, ok := errors.AsType[*client.Refusal](err); ok {
-		sentence, details = explain(refusal, sentence)
+		sentence, details = inWords(refusal, sentence)
 		advice = remedy(refusal)
+	}
+	if errors.Is(err, client.ErrLoginEnded) {
+		advice = "sign in again with `sirocco login`, or go on without a login after `sirocco logout`"
 	}
 	if _, ok := errors.AsType[*client.Unreachable](err); ok {
 		advice = "start the platform with `sirocco up`, or say where it is with --url or SIROCCO_URL"
@@ -106,8 +112,8 @@ func report(w io.Writer, err error) {
 	}
 }
 
-// explain turns a problem document into a sentence and one line for each broken rule.
-func explain(r *client.Refusal, sentence string) (string, []string) {
+// inWords turns a problem document into a sentence and one line for each broken rule.
+func inWords(r *client.Refusal, sentence string) (string, []string) {
 	p := r.Problem
 	var details []string
 	for _, v := range p.Violations {
@@ -125,11 +131,14 @@ func explain(r *client.Refusal, sentence string) (string, []string) {
 // remedy is what to do about a refusal when the command knows nothing better.
 func remedy(r *client.Refusal) string {
 	p := r.Problem
+	if strings.HasPrefix(r.Path, "/api/") && (r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden) {
+		return "sign in as an administrator of users and applications: `sirocco login`"
+	}
 	switch p.Code {
 	case problem.Unauthorized:
 		return "leave out --token and SIROCCO_TOKEN, so that a fresh administrator token is minted; for a function make a key with `sirocco key create`"
 	case problem.ScopeMissing:
-		return "use a credential with the scope " + strings.Join(p.RequiredScopes, " and ") + ": `sirocco key create --scope …`, or no --token for an administrator token"
+		return "use a credential with the scope " + strings.Join(p.RequiredScopes, " and ") + ": `sirocco key create --scope …`, or sign in with `sirocco login` as somebody who may"
 	case problem.ResourceType, problem.ResourceNotCovered:
 		return "use a credential that covers " + strings.Join(p.RequiredResourceTypes, " or ") + ", such as one of `sirocco key create`"
 	case problem.Forbidden:
@@ -169,8 +178,16 @@ func listing(path string) string {
 	switch {
 	case strings.HasPrefix(path, "/v1/keys"):
 		return "`sirocco key list`, with the --owner of the key"
-	case strings.HasPrefix(path, "/v2/nvcf/images"):
-		return "`sirocco image list`"
+	case strings.HasPrefix(path, "/api/v1/authorization"):
+		return "`sirocco rule list`"
+	}
+	for _, noun := range [][2]string{
+		{"/v2/nvcf/images", "image"}, {"/v2/nvcf/telemetries", "telemetry"}, {"/v2/nvcf/secrets/telemetries", "telemetry"}, {registriesPath, "registry"}, {assetsPath, "asset"},
+		{"/v2/nvcf/accounts", "account"}, {"/api/v1/users", "user"}, {"/api/v1/apps", "app"}, {"/v2/nvcf/deployments", "deployment"},
+	} {
+		if strings.HasPrefix(path, noun[0]) {
+			return "`sirocco " + noun[1] + " list`"
+		}
 	}
 	return "`sirocco function list`"
 }

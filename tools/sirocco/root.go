@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
 )
 
@@ -22,6 +23,8 @@ type session struct {
 	url, token string
 	output     format
 	connected  *client.Client
+	// like is the version that a new one takes after; nil for none.
+	like *functions.Spec
 }
 
 // connect returns the client of the management API; nothing is sent yet.
@@ -85,16 +88,23 @@ func newRoot(s *session) *cobra.Command {
 		Long: `Sirocco runs GPU functions. "sirocco up" is the whole platform in one process; every other command talks to
 a gateway over HTTP.
 
-The gateway is --url, else SIROCCO_URL, else http://SIROCCO_HTTP_ADDR (default 127.0.0.1:8080). Commands use an
-administrator token that they mint there and keep, readable by you alone, in your configuration directory;
---token or SIROCCO_TOKEN replaces it.
+The gateway is --url, else SIROCCO_URL, else http://SIROCCO_HTTP_ADDR (default 127.0.0.1:8080). Commands act
+with the first of these that there is:
+
+  1. --token
+  2. SIROCCO_TOKEN
+  3. the login of "sirocco login", renewed by itself, ended by "sirocco logout"
+  4. an administrator token that they mint, where the gateway gives one to your network
+
+Logins and minted tokens are kept, readable by you alone, in your configuration directory. "sirocco whoami" shows
+which one is in use.
 
 Exit codes:
   0    done
   1    failed
   2    wrong usage
   3    the gateway cannot be reached
-  4    refused: not authenticated (401) or not allowed (403)
+  4    refused: not authenticated (401) or not allowed (403), or "key explain" says no
   5    not found
   130  interrupted`,
 		SilenceErrors: true,
@@ -105,13 +115,16 @@ Exit codes:
 	root.SetErr(s.err)
 	flags := root.PersistentFlags()
 	flags.StringVar(&s.url, "url", "", "address of the gateway (SIROCCO_URL)")
-	flags.StringVar(&s.token, "token", "", "bearer token instead of a minted one (SIROCCO_TOKEN is safer: arguments are visible to others)")
+	flags.StringVar(&s.token, "token", "", "bearer token instead of a login or a minted one (SIROCCO_TOKEN is safer: arguments are visible to others)")
 	flags.VarP(&s.output, "output", "o", "table or json")
 	// The flag was made in the line above, so completion finds it.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{string(formatTable), string(formatJSON)}, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usage{command: cmd.CommandPath(), err: err} })
 	root.AddCommand(
-		newUp(), newLoadtester(), newStatus(s), newKey(s), newFunction(s), newImage(s), newCluster(s), newEvents(s), newVersion(s),
+		newUp(), newLoadtester(), newStatus(s), newEvents(s), newAudit(s), newVersion(s),
+		newFunction(s), newDeployment(s), newSecret(s), newTelemetry(s), newRegistry(s), newAsset(s), newImage(s), newApply(s), newExplain(s),
+		newCluster(s), newQuota(s), newAccount(s),
+		newKey(s), newLogin(s), newLogout(s), newWhoami(s), newUser(s), newApp(s), newRule(s),
 	)
 	explainUsage(root)
 	return root

@@ -126,7 +126,7 @@ func (s *sample) ensure(ctx context.Context) error {
 	case functions.Inactive:
 		return nil // somebody undeployed it
 	case functions.Error:
-		s.log.Error("the sample function failed to start; see: sirocco function get " + sampleName)
+		s.log.Error("the sample function failed to start; see: sirocco function show " + sampleName)
 		return fmt.Errorf("the sample function is in state %s", status)
 	default:
 		return fmt.Errorf("the sample function is in state %s", status)

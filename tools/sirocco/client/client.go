@@ -1,5 +1,5 @@
-// Package client speaks to a gateway over HTTP as an operator does: it mints an administrator token when it needs one,
-// keeps it until shortly before it expires, and turns whatever goes wrong into one of two errors. An [Unreachable] says
+// Package client speaks to a gateway over HTTP as an operator does: it signs people in, or mints an administrator token
+// where nobody is signed in, keeps either until shortly before it expires, and turns whatever goes wrong into one of two errors. An [Unreachable] says
 // that nobody answered; a [Refusal] says that the gateway did, and holds its problem document.
 //
 // It knows paths and credentials, not the words of the API: requests and answers are bytes, and their types are those
@@ -30,9 +30,10 @@ const (
 
 // Options say who calls.
 type Options struct {
-	// Token is the bearer of every call. Without one, an administrator token is minted.
+	// Token is the bearer of every call. Without one, the login of CacheDir is used; without that, an administrator
+	// token is minted.
 	Token string
-	// CacheDir keeps minted tokens between runs; empty keeps them in memory only.
+	// CacheDir keeps logins and minted tokens between runs; empty keeps minted ones in memory only.
 	CacheDir string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -73,14 +74,20 @@ func New(base string, o Options) (*Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	c.tokens = &tokens{client: c, fixed: o.Token, dir: o.CacheDir, now: o.Now}
+	if o.Token == "" {
+		c.tokens.login = c.tokens.loadLogin()
+	}
 	return c, nil
 }
 
 // URL is the address of the gateway.
 func (c *Client) URL() string { return c.base }
 
-// Minting reports whether the client makes its own administrator tokens.
-func (c *Client) Minting() bool { return c.tokens.fixed == "" }
+// Minting reports whether the client makes its own administrator tokens: it was given none, and nobody is signed in.
+func (c *Client) Minting() bool {
+	_, signedIn := c.SignedIn()
+	return c.tokens.fixed == "" && !signedIn
+}
 
 // As returns a client of the same gateway with another bearer; it shares the connections.
 func (c *Client) As(token string) *Client {
@@ -144,8 +151,8 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Exchange is Open for callers to whom every status is an answer. A token that the client minted and the gateway does
-// not know any more is replaced once.
+// Exchange is Open for callers to whom every status is an answer. A token that the client minted or signed in for, and
+// that the gateway does not know any more, is replaced once.
 func (c *Client) Exchange(ctx context.Context, r Request) (*http.Response, error) {
 	if r.Anonymous {
 		return c.once(ctx, r, "")
@@ -155,7 +162,7 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*http.Response, error
 		return nil, err
 	}
 	resp, err := c.once(ctx, r, token)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || !c.Minting() || r.Stream != nil {
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || c.tokens.fixed != "" || r.Stream != nil {
 		return resp, err
 	}
 	_ = resp.Body.Close()
@@ -163,6 +170,21 @@ func (c *Client) Exchange(ctx context.Context, r Request) (*http.Response, error
 		return nil, err
 	}
 	return c.once(ctx, r, token)
+}
+
+// Signed makes a call without a credential to an address that carries its own permission: one below the gateway when it
+// begins with a slash, else one of another object store. The caller closes the body of the answer.
+func (c *Client) Signed(ctx context.Context, r Request, address string) (*http.Response, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Path == "" {
+		return nil, errors.New("the gateway named no address for the bytes")
+	}
+	at := &Client{base: c.base, http: c.http}
+	if u.Host != "" {
+		at.base = u.Scheme + "://" + u.Host
+	}
+	r.Path, r.Query, r.Anonymous = u.EscapedPath(), u.Query(), true
+	return at.Open(ctx, r)
 }
 
 func (c *Client) once(ctx context.Context, r Request, token string) (*http.Response, error) {

@@ -53,10 +53,48 @@ func ReadRefusal(method, path string, resp *http.Response) *Refusal {
 		r.RetryAfter = n
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
-	if err != nil || !IsProblem(resp.Header) || json.Unmarshal(body, &r.Problem) != nil {
+	switch {
+	case err != nil:
+	case !IsProblem(resp.Header):
+		r.Problem = readPlain(resp.StatusCode, body)
+	case json.Unmarshal(body, &r.Problem) != nil:
 		r.Problem = problem.Document{}
 	}
 	return r
+}
+
+// plain is the error body of the APIs that have no problem documents: the access API says message and details, the
+// OAuth token endpoint error and error_description, the cluster inventory error.
+type plain struct {
+	Message     string `json:"message"`
+	Details     string `json:"details"`
+	Error       string `json:"error"`
+	Description string `json:"error_description"`
+}
+
+// codes are the general codes of statuses, for answers that name none.
+var codes = map[int]problem.Code{
+	http.StatusBadRequest: problem.BadRequest, http.StatusUnauthorized: problem.Unauthorized, http.StatusForbidden: problem.Forbidden,
+	http.StatusNotFound: problem.NotFound, http.StatusConflict: problem.Conflict, http.StatusTooManyRequests: problem.TooManyRequests,
+	http.StatusInternalServerError: problem.Internal, http.StatusServiceUnavailable: problem.Unavailable,
+}
+
+func readPlain(status int, body []byte) problem.Document {
+	var p plain
+	if json.Unmarshal(body, &p) != nil {
+		return problem.Document{}
+	}
+	text := p.Message
+	for _, more := range []string{p.Details, p.Error, p.Description} {
+		if more != "" && text != "" {
+			more = ": " + more
+		}
+		text += more
+	}
+	if text == "" {
+		return problem.Document{}
+	}
+	return problem.Document{Status: status, Detail: text, Code: codes[status]}
 }
 
 // IsProblem reports whether an answer calls itself a problem document.

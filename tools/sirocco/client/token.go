@@ -29,15 +29,17 @@ type token struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 }
 
-// tokens gives a bearer to every call: the fixed one, or a minted one that is kept in memory and on disk.
+// tokens gives a bearer to every call: the fixed one, that of a login, or a minted one. The last two are kept in memory
+// and on disk.
 type tokens struct {
 	client *Client
 	fixed  string
 	dir    string
 	now    func() time.Time
 
-	mu   sync.Mutex
-	held token
+	mu    sync.Mutex
+	login *Login
+	held  token
 }
 
 func (t *tokens) get(ctx context.Context) (string, error) {
@@ -46,6 +48,12 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.login != nil {
+		if t.fresh(t.login.ExpiresAt) {
+			return t.login.AccessToken, nil
+		}
+		return t.refresh(ctx, t.login.AccessToken)
+	}
 	if !t.good(t.held) {
 		t.held = t.read()
 	}
@@ -59,6 +67,9 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 func (t *tokens) renew(ctx context.Context, refused string) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.login != nil {
+		return t.refresh(ctx, refused)
+	}
 	if t.held.Value != refused && t.good(t.held) {
 		return t.held.Value, nil
 	}
@@ -66,8 +77,11 @@ func (t *tokens) renew(ctx context.Context, refused string) (string, error) {
 }
 
 func (t *tokens) good(k token) bool {
-	return k.Value != "" && k.URL == t.client.base && t.now().Add(early).Before(k.ExpiresAt)
+	return k.Value != "" && k.URL == t.client.base && t.fresh(k.ExpiresAt)
 }
+
+// fresh reports whether what expires then may still be sent.
+func (t *tokens) fresh(expires time.Time) bool { return t.now().Add(early).Before(expires) }
 
 func (t *tokens) mint(ctx context.Context) (string, error) {
 	body, err := t.client.Answer(ctx, Request{Method: http.MethodPost, Path: mintPath, Body: []byte("{}"), Anonymous: true})
@@ -84,16 +98,16 @@ func (t *tokens) mint(ctx context.Context) (string, error) {
 }
 
 // file is named by the gateway's address, so that several gateways do not disturb one another.
-func (t *tokens) file() string {
+func (t *tokens) file(what string) string {
 	sum := sha256.Sum256([]byte(t.client.base))
-	return filepath.Join(t.dir, "token-"+hex.EncodeToString(sum[:8])+".json")
+	return filepath.Join(t.dir, what+"-"+hex.EncodeToString(sum[:8])+".json")
 }
 
 func (t *tokens) read() token {
 	if t.dir == "" {
 		return token{}
 	}
-	b, err := os.ReadFile(t.file())
+	b, err := os.ReadFile(t.file("token"))
 	if err != nil {
 		return token{}
 	}
@@ -109,19 +123,26 @@ func (t *tokens) write(k token) {
 	if t.dir == "" {
 		return
 	}
-	b, err := json.Marshal(k)
-	if err != nil || os.MkdirAll(t.dir, 0o700) != nil {
-		return
+	if b, err := json.Marshal(k); err == nil {
+		_ = writePrivate(t.dir, t.file("token"), b)
 	}
-	f, err := os.CreateTemp(t.dir, ".token-*") // mode 0600
+}
+
+// writePrivate replaces a file whole, so that a reader never sees half of it; only its owner may read it.
+func writePrivate(dir, name string, content []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".token-*") // mode 0600
 	if err != nil {
-		return
+		return err
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(content)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), t.file())
+		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
+	return err
 }
