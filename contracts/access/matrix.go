@@ -91,6 +91,8 @@ var (
 	ReadAccounts   = row(FunctionsAudience, "account.read", "read accounts", by(entity, AccountSetup))
 	WriteAccounts  = row(FunctionsAudience, "account.write", "change accounts", byToken(AccountSetup))
 	ReadUsage      = row(FunctionsAudience, "usage.read", "read the GPU usage of an account", byToken("admin:"+DeployFunction))
+	RollOver       = row(FunctionsAudience, "instance.rollover", "replace the instances of a function", byToken("admin:"+DeployFunction))
+	ReadSidecars   = row(FunctionsAudience, "sidecar.read", "read side-car images", byToken("admin:"+DeployFunction))
 	RemoveInstance = row(FunctionsAudience, "instance.delete", "remove an instance", byToken("admin:"+DeleteFunction))
 	// The administrator's default scopes have none of their own for the audit record; who manages clusters may read it.
 	ReadAudit = row(EventsAudience, "audit.read", "read the audit record", byToken(AccountSetup), byToken(ClusterManagement), by(entity, AuditRead))
@@ -119,6 +121,18 @@ var (
 	ManagePeople = row(FunctionsAudience, "access.manage", "manage users, applications and access rules", byToken(ManageAccess))
 	SignedIn     = row(FunctionsAudience, "access.self", "act for itself", byToken())
 	ExplainKey   = row(FunctionsAudience, "key.explain", "explain decisions", byToken(AccountSetup), byToken(ManageKeys), byToken(ClusterManagement))
+)
+
+// The rows of the inventory's listings (31), for services and consoles.
+var (
+	ListGPUs       = row(FunctionsAudience, "listing.gpus", "list GPU names", byToken("gpu_listing"))
+	ListRegions    = row(FunctionsAudience, "listing.regions", "list regions", byToken("regions_listing"))
+	ListNames      = row(FunctionsAudience, "listing.clusters", "list cluster names", byToken("clusters_listing"))
+	ListAttributes = row(FunctionsAudience, "listing.attributes", "list cluster attributes", byToken("attributes_listing"))
+	ListTypes      = row(FunctionsAudience, "listing.types", "list instance types", byToken("instance_types"))
+	ListGroups     = row(FunctionsAudience, "listing.groups", "list the cluster groups of an account", byToken("cluster_listing"))
+	ReadGPUUsage   = row(FunctionsAudience, "listing.usage", "read GPU usage", byToken("gpu-usage"), byToken("spot-gpu-usage"))
+	WriteQuota     = row(FunctionsAudience, "quota.write", "change GPU quota rules", byToken("admin:manage_gpu_quota_rule"), byToken(ClusterManagement))
 )
 
 // ForAccount is the row of the same operation under /accounts/{ncaId}: the admin form of each scope, tokens only (row 22).

@@ -155,6 +155,7 @@ type HeartbeatResponse struct {
 // Node is a node in the inventory's projection.
 type Node struct {
 	ClusterID string         `json:"clusterId"`
+	GroupID   string         `json:"clusterGroupId"`
 	Cluster   string         `json:"cluster"`
 	Node      string         `json:"node"`
 	Account   string         `json:"account"`
@@ -165,6 +166,9 @@ type Node struct {
 	Facts     NodeFacts      `json:"facts"`
 	Devices   []Device       `json:"devices"`
 	Types     []InstanceType `json:"types"`
+	// Authorized are the accounts that may use the cluster beside its own, Attributes what the cluster can do.
+	Authorized []string `json:"authorized,omitempty"`
+	Attributes []string `json:"attributes,omitempty"`
 }
 
 // FreeDevices lists the healthy free devices of one GPU name.

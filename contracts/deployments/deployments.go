@@ -76,8 +76,10 @@ type Deployment struct {
 
 // CreateRequest is POST and PUT /v2/nvcf/deployments/functions/{functionId}/versions/{versionId}.
 type CreateRequest struct {
-	FunctionID     string          `json:"functionId" path:"functionId"`
-	VersionID      string          `json:"versionId" path:"versionId"`
+	FunctionID string `json:"functionId" path:"functionId"`
+	VersionID  string `json:"versionId" path:"versionId"`
+	// IdempotencyKey makes a repeated POST answer what the first one did, for 24 hours.
+	IdempotencyKey string          `json:"idempotencyKey,omitempty" header:"Idempotency-Key"`
 	Specifications []Specification `json:"deploymentSpecifications"`
 }
 
@@ -125,10 +127,10 @@ type Response struct {
 	Deployment Deployment `json:"deployment"`
 }
 
-// ListResponse holds the deployments of the account that are busy or failed; Cursor is there when more follow.
+// ListResponse holds the deployments of the account that are busy or failed; NextCursor is there when more may follow.
 type ListResponse struct {
 	Deployments []Deployment `json:"deployments"`
-	Cursor      string       `json:"cursor,omitempty"`
+	NextCursor  string       `json:"nextCursor,omitempty"`
 }
 
 // PatchResponse holds one specification.

@@ -98,7 +98,8 @@ type DepthRequest struct {
 	VersionID  string `json:"versionId,omitempty" path:"versionId"`
 }
 
-// Depth is one queue. Size repeats QueueDepth for nvcf-cli.
+// Depth is one queue. Size repeats QueueDepth for nvcf-cli. EstimatedWaitTime, in seconds, is there when it is known: when
+// nothing waits, or when the speed of the queue has been seen.
 type Depth struct {
 	FunctionID     string `json:"functionId"`
 	VersionID      string `json:"functionVersionId"`
@@ -107,6 +108,8 @@ type Depth struct {
 	QueueDepth     int64  `json:"queueDepth"`
 	Size           int64  `json:"size"`
 	InFlight       int64  `json:"inFlight"`
+
+	EstimatedWaitTime *int64 `json:"estimatedWaitTime,omitempty"`
 }
 
 // DepthResponse answers DepthRequest.
@@ -115,10 +118,24 @@ type DepthResponse struct {
 	Queues     []Depth `json:"queues"`
 }
 
+// PositionRequest is GET /v2/nvcf/queues/{requestId}/position.
+type PositionRequest struct {
+	RequestID string `json:"requestId" path:"requestId"`
+}
+
+// Position is where a request stands: 0 means that it is being processed. Position repeats PositionInQueue for nvcf-cli.
+type Position struct {
+	FunctionID      string `json:"functionId"`
+	VersionID       string `json:"functionVersionId"`
+	PositionInQueue int64  `json:"positionInQueue"`
+	Position        int64  `json:"position"`
+}
+
 // The endpoints.
 var (
 	EnsureQueue = rpc.Endpoint[QueueRequest, rpc.None]{Service: "invocation", Resource: "queue", Verb: "ensure", Doc: "Makes the queue of a deployed version exist."}
 	QueueDepth  = rpc.Endpoint[DepthRequest, DepthResponse]{Service: "invocation", Resource: "queue", Verb: "depth", Doc: "How many requests wait, per version."}
+	GetPosition = rpc.Endpoint[PositionRequest, Position]{Service: "invocation", Resource: "queue", Verb: "position", Doc: "Where a request stands in its queue."}
 	Detach      = rpc.Endpoint[DetachRequest, rpc.None]{Service: "invocation", Resource: "request", Verb: "detach", Doc: "Records a request that goes on after a 202."}
 	Find        = rpc.Endpoint[RequestQuery, RequestRecord]{Service: "invocation", Resource: "request", Verb: "find", Doc: "A detached request, for the gateway that is polled."}
 	Finish      = rpc.Endpoint[FinishRequest, rpc.None]{Service: "invocation", Resource: "request", Verb: "finish", Doc: "The final answer of a detached request was delivered."}

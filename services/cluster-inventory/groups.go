@@ -19,6 +19,9 @@ const (
 // name; its ids derive from the name, so that a rebuilt projection has the same ones.
 type cluster struct {
 	ID, GroupID, Name, Account, Region, Status string
+
+	// Authorized and Attributes are what an operator said.
+	Authorized, Attributes []string
 }
 
 // groups renders clusters with their nodes as clients see them (spec clusters-agents §1.7). Names are sorted.
@@ -27,7 +30,7 @@ func groups(all []cluster, nodes []record) []clusters.Group {
 	for _, c := range all {
 		mine := slices.DeleteFunc(slices.Clone(nodes), func(n record) bool { return n.Cluster != c.Name })
 		out = append(out, clusters.Group{
-			ID: c.GroupID, Name: c.Name, NCAID: c.Account, AuthorizedNCAIDs: []string{}, GPUs: groupGPUs(mine),
+			ID: c.GroupID, Name: c.Name, NCAID: c.Account, AuthorizedNCAIDs: present(c.Authorized), GPUs: groupGPUs(mine),
 			Clusters: []clusters.GroupCluster{{ID: c.ID, Name: c.Name, K8sVersion: "none", Status: c.Status, Region: c.Region}},
 		})
 	}

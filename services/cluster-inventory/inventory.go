@@ -182,7 +182,10 @@ func (i *Inventory) Nodes(ctx context.Context, req clusters.NodesRequest) (clust
 
 // Groups answers with the cluster groups of the caller's account.
 func (i *Inventory) Groups(ctx context.Context, _ clusters.GroupsRequest) (clusters.GroupsResponse, error) {
-	account := access.CallerFrom(ctx).Account
+	return i.groupsOf(ctx, access.CallerFrom(ctx).Account, clusters.Filter{})
+}
+
+func (i *Inventory) groupsOf(ctx context.Context, account string, f clusters.Filter) (clusters.GroupsResponse, error) {
 	all, err := i.store.clusters(ctx, account)
 	if err != nil {
 		return clusters.GroupsResponse{}, err
@@ -190,6 +193,15 @@ func (i *Inventory) Groups(ctx context.Context, _ clusters.GroupsRequest) (clust
 	nodes, err := i.store.nodes(ctx, account)
 	if err != nil {
 		return clusters.GroupsResponse{}, err
+	}
+	all = slices.DeleteFunc(all, func(c cluster) bool {
+		return !f.HasNode(clusters.Node{Cluster: c.Name, Attributes: c.Attributes, Facts: clusters.NodeFacts{Region: c.Region}})
+	})
+	for n := range nodes {
+		nodes[n].Types = slices.DeleteFunc(slices.Clone(nodes[n].Types), func(t clusters.InstanceType) bool { return !f.HasType(t) })
+		nodes[n].Devices = slices.DeleteFunc(slices.Clone(nodes[n].Devices), func(d clusters.Device) bool {
+			return !clusters.Filter{GPUs: f.GPUs}.HasType(clusters.InstanceType{GPU: d.GPU})
+		})
 	}
 	return clusters.GroupsResponse{ClusterGroups: groups(all, nodes)}, nil
 }

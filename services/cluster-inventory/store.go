@@ -36,10 +36,14 @@ func (s *store) insertCluster(ctx context.Context, t tx, c cluster, now time.Tim
 	return tag.RowsAffected() == 1, nil
 }
 
-const clusterColumns = `id::text, group_id::text, name, account, region, status`
+const clusterColumns = `c.id::text, c.group_id::text, c.name, c.account, c.region, c.status, coalesce(s.authorized, '{}'), coalesce(s.attributes, '{}')
+	FROM cluster_inventory.clusters c LEFT JOIN cluster_inventory.settings s ON s.cluster = c.name`
+
+// usable is the condition that the account $1 may use the cluster of an owner.
+const usable = `(%s IN ($1, '') OR s.authorized && ARRAY[$1, '*'])`
 
 func (s *store) lockCluster(ctx context.Context, t tx, name string) (c cluster, found bool, err error) {
-	rows, err := t.Query(ctx, `SELECT `+clusterColumns+` FROM cluster_inventory.clusters WHERE name = $1 FOR UPDATE`, name)
+	rows, err := t.Query(ctx, `SELECT `+clusterColumns+` WHERE c.name = $1 FOR UPDATE OF c`, name)
 	if err != nil {
 		return c, false, fmt.Errorf("lock cluster: %w", err)
 	}
@@ -60,9 +64,9 @@ func (s *store) setCluster(ctx context.Context, t tx, c cluster) error {
 	return nil
 }
 
-// clusters lists what an account may use: its own, and those that belong to nobody.
+// clusters lists what an account may use: its own, those that belong to nobody, and those that authorize it.
 func (s *store) clusters(ctx context.Context, account string) ([]cluster, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+clusterColumns+` FROM cluster_inventory.clusters WHERE account IN ($1, '') ORDER BY name`, account)
+	rows, err := s.pool.Query(ctx, `SELECT `+clusterColumns+` WHERE `+fmt.Sprintf(usable, "c.account")+` ORDER BY c.name`, account)
 	if err != nil {
 		return nil, fmt.Errorf("list clusters: %w", err)
 	}
@@ -81,8 +85,9 @@ func (s *store) countReady(ctx context.Context, t tx, name string) (ready int, e
 	return ready, nil
 }
 
-const nodeColumns = `c.id::text, n.cluster, n.node, n.account, n.epoch, n.seq, n.state, n.want_snapshot, n.seen_at, n.facts, n.devices, n.types
-	FROM cluster_inventory.nodes n JOIN cluster_inventory.clusters c ON c.name = n.cluster`
+const nodeColumns = `c.id::text, c.group_id::text, n.cluster, n.node, n.account, n.epoch, n.seq, n.state, n.want_snapshot, n.seen_at, n.facts, n.devices, n.types,
+	coalesce(s.authorized, '{}'), coalesce(s.attributes, '{}')
+	FROM cluster_inventory.nodes n JOIN cluster_inventory.clusters c ON c.name = n.cluster LEFT JOIN cluster_inventory.settings s ON s.cluster = n.cluster`
 
 func (s *store) lockNode(ctx context.Context, t tx, name, node string) (record, bool, error) {
 	rows, err := t.Query(ctx, `SELECT `+nodeColumns+` WHERE n.cluster = $1 AND n.node = $2 FOR UPDATE OF n`, name, node)
@@ -101,7 +106,7 @@ func (s *store) lockNode(ctx context.Context, t tx, name, node string) (record, 
 
 // nodes lists what an account may use; an empty account means every node.
 func (s *store) nodes(ctx context.Context, account string) ([]record, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+nodeColumns+` WHERE $1 = '' OR n.account IN ($1, '') ORDER BY n.cluster, n.node`, account)
+	rows, err := s.pool.Query(ctx, `SELECT `+nodeColumns+` WHERE $1 = '' OR `+fmt.Sprintf(usable, "n.account")+` ORDER BY n.cluster, n.node`, account)
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
@@ -115,7 +120,7 @@ func (s *store) nodes(ctx context.Context, account string) ([]record, error) {
 func scanNode(row pgx.CollectableRow) (record, error) {
 	var r record
 	var facts, devices, types []byte
-	err := row.Scan(&r.ClusterID, &r.Cluster, &r.Node.Node, &r.Account, &r.Epoch, &r.Sequence, &r.State, &r.wantSnapshot, &r.SeenAt, &facts, &devices, &types)
+	err := row.Scan(&r.ClusterID, &r.GroupID, &r.Cluster, &r.Node.Node, &r.Account, &r.Epoch, &r.Sequence, &r.State, &r.wantSnapshot, &r.SeenAt, &facts, &devices, &types, &r.Authorized, &r.Attributes)
 	if err != nil {
 		return r, err
 	}

@@ -3,6 +3,7 @@ package deployments
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 )
 
 // Deployments are the use cases, in the words of the API (functions-deployments §11).
@@ -48,7 +50,8 @@ const (
 	awaitEvery    = 25 * time.Millisecond
 )
 
-// Create deploys a version (§11.4); the checks come in the order written there.
+// Create deploys a version (§11.4); the checks come in the order written there. A request that comes again with its
+// idempotency key has the answer of the first one, whatever became of the deployment.
 func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (contract.Response, error) {
 	none := contract.Response{}
 	if err := validIDs(map[string]string{"functionId": req.FunctionID, "versionId": req.VersionID}); err != nil {
@@ -58,6 +61,28 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 	if err := validSpecs(specs); err != nil {
 		return none, err
 	}
+	if earlier, err := u.answered(ctx, req); earlier != nil || err != nil {
+		return deref(earlier), err
+	}
+	response, err := u.deploy(ctx, req, specs)
+	if problem.HasCode(err, problem.IllegalState) && req.IdempotencyKey != "" { // perhaps occupied by the same request
+		if earlier, again := u.answered(ctx, req); earlier != nil || again != nil {
+			return deref(earlier), again
+		}
+	}
+	return response, err
+}
+
+func deref(r *contract.Response) contract.Response {
+	if r == nil {
+		return contract.Response{}
+	}
+	return *r
+}
+
+// deploy makes a deployment of specifications that are well formed.
+func (u *Deployments) deploy(ctx context.Context, req contract.CreateRequest, specs []contract.Specification) (contract.Response, error) {
+	none := contract.Response{}
 	f, err := u.function(ctx, req.FunctionID, req.VersionID)
 	if err != nil {
 		return none, err
@@ -75,27 +100,44 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 	if err := validAgainst(nodes.Nodes, f, specs); err != nil {
 		return none, err
 	}
-	d := u.fresh(f, specs, nodes.Nodes)
-	var taken bool
-	err = u.store.tx(ctx, func(t tx) error {
-		if taken, err = u.store.insert(ctx, t, d); err != nil || taken {
-			return err
-		}
-		if err := bus.Record(ctx, t, u.journal, contract.Created, d.fact(), contract.Changed{Deployment: answer(d)}); err != nil {
-			return err
-		}
-		for _, s := range d.Specs {
-			if err := scaled(ctx, t, u.journal, d, s, 0, "user"); err != nil {
-				return err
-			}
-		}
-		return u.store.poke(ctx, t, d.ID)
-	})
+	rules, err := u.quotaRules(ctx, f.NCAID)
 	if err != nil {
 		return none, err
 	}
-	if taken { // by a request at the same time
+	d := u.fresh(f, specs, nodes.Nodes)
+	response := contract.Response{Deployment: answer(d)}
+	var taken bool
+	err = u.store.tx(ctx, func(t tx) error {
+		return u.store.answers.Once(ctx, t, keyOf(ctx, req), u.clock.Now(), &response, func() error {
+			if taken, err = u.store.insert(ctx, t, d); err != nil {
+				return err
+			}
+			if taken { // by a request at the same time
+				return errTaken
+			}
+			if err := u.admit(ctx, t, d, rules); err != nil {
+				return err
+			}
+			if err := bus.Record(ctx, t, u.journal, contract.Created, d.fact(), contract.Changed{Deployment: answer(d)}); err != nil {
+				return err
+			}
+			for _, s := range d.Specs {
+				if err := scaled(ctx, t, u.journal, d, s, 0, "user"); err != nil {
+					return err
+				}
+			}
+			return u.store.poke(ctx, t, d.ID)
+		})
+	})
+	switch {
+	case errors.Is(err, errTaken):
 		return none, u.beaten(ctx, f)
+	case errors.Is(err, libstore.ErrKeyReused):
+		return none, keyReused()
+	case err != nil:
+		return none, err
+	case response.Deployment.ID != d.ID: // the same request was quicker
+		return response, nil
 	}
 	u.meters.moved(d, functions.Inactive, u.clock.Now())
 	u.tell(ctx, d.ID)
@@ -105,7 +147,49 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 		}
 	}
 	u.awaitQuickStart(ctx, d)
-	return contract.Response{Deployment: answer(d)}, nil
+	return response, nil
+}
+
+// errTaken ends the transaction of a deploy call that came second.
+var errTaken = errors.New("the version has a deployment")
+
+// errUnanswered ends the transaction of a look at an idempotency key that nobody has used.
+var errUnanswered = errors.New("no answer yet")
+
+// answered finds the answer of an earlier request with the same idempotency key; nil when there is none.
+func (u *Deployments) answered(ctx context.Context, req contract.CreateRequest) (*contract.Response, error) {
+	if req.IdempotencyKey == "" {
+		return nil, nil
+	}
+	check := problem.NewCheck("deployment")
+	check.Require(len(req.IdempotencyKey) <= maxName && !strings.ContainsRune(req.IdempotencyKey, 0), "Idempotency-Key", "must be at most %d bytes", maxName)
+	if err := check.Err(); err != nil {
+		return nil, err
+	}
+	var earlier contract.Response
+	err := u.store.tx(ctx, func(t tx) error {
+		return u.store.answers.Once(ctx, t, keyOf(ctx, req), u.clock.Now(), &earlier, func() error { return errUnanswered })
+	})
+	switch {
+	case errors.Is(err, errUnanswered):
+		return nil, nil
+	case errors.Is(err, libstore.ErrKeyReused):
+		return nil, keyReused()
+	case err != nil:
+		return nil, err
+	}
+	return &earlier, covered(ctx, access.Deploy, earlier.Deployment.FunctionID, earlier.Deployment.VersionID)
+}
+
+func keyReused() error {
+	return problem.New(problem.Unprocessable, "Idempotency-Key: was used for another request; use a new one")
+}
+
+// keyOf names a deploy call: whose it is, of which version, and what it says.
+func keyOf(ctx context.Context, req contract.CreateRequest) libstore.Key {
+	said := req
+	said.IdempotencyKey = ""
+	return libstore.Key{Scope: "deploy/" + access.CallerFrom(ctx).Account + "/" + strings.ToLower(req.VersionID), Key: req.IdempotencyKey, Request: said}
 }
 
 // beaten explains why a deployment that was free to be made a moment ago was not: another request made it.
@@ -247,6 +331,10 @@ func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (
 	if err != nil {
 		return none, err
 	}
+	rules, err := u.quotaRules(ctx, found.Account)
+	if err != nil {
+		return none, err
+	}
 	var d *deployment
 	err = u.change(ctx, found.ID, func(t tx, locked *deployment) (bool, error) {
 		d = locked
@@ -254,9 +342,10 @@ func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (
 		if err != nil {
 			return false, err
 		}
-		changed := false
+		changed, raised := false, false
 		for n, s := range pairs {
 			sent := req.Specifications[n]
+			raised = raised || *sent.MinInstances > s.minimum()
 			moved, err := u.bounds(ctx, t, d, s, *sent.MinInstances, *sent.MaxInstances)
 			if err != nil {
 				return false, err
@@ -265,6 +354,9 @@ func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (
 			if sent.MaxRequestConcurrency != nil && *sent.MaxRequestConcurrency != s.concurrency() {
 				s.MaxRequestConcurrency, changed = sent.MaxRequestConcurrency, true
 			}
+		}
+		if raised {
+			return changed, u.admit(ctx, t, d, rules)
 		}
 		return changed, nil
 	})
@@ -338,6 +430,12 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 	if found.spec(id) == nil {
 		return none, problem.New(problem.NotFound, "Deployment id '%s', GPU specification id '%s': Not found", req.DeploymentID, req.ID)
 	}
+	var rules []clusters.QuotaRule
+	if req.MinInstances != nil {
+		if rules, err = u.quotaRules(ctx, found.Account); err != nil {
+			return none, err
+		}
+	}
 	var s *specification
 	err = u.change(ctx, found.ID, func(t tx, d *deployment) (bool, error) {
 		s = d.spec(id)
@@ -353,7 +451,11 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 		if err := check.Err(); err != nil {
 			return false, err
 		}
+		raised := low > s.minimum()
 		changed, err := u.bounds(ctx, t, d, s, low, high)
+		if err == nil && raised {
+			err = u.admit(ctx, t, d, rules)
+		}
 		switch {
 		case policy == platformConfiguration:
 			changed = changed || s.Autoscaling != nil

@@ -78,7 +78,7 @@ func (u *Deployments) List(ctx context.Context, req contract.ListRequest) (contr
 		}
 	}
 	if req.Limit != nil && len(all) == *req.Limit {
-		out.Cursor = cursorAfter(all[len(all)-1])
+		out.NextCursor = cursorAfter(all[len(all)-1])
 	}
 	return out, nil
 }

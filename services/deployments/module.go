@@ -89,6 +89,15 @@ func NewService(p app.Platform, cfg Config) *app.Service {
 	bus.Serve(s.Server, contract.Instances, deployments.Instances)
 	bus.Serve(s.Server, contract.Wake, deployments.Wake)
 
+	bus.Serve(s.Server, contract.GetUsage, deployments.Usage)
+	bus.Serve(s.Server, contract.GetLiveUsage, deployments.LiveUsage)
+	bus.Serve(s.Server, contract.GetDeploymentUsage, deployments.DeploymentUsage)
+	bus.Serve(s.Server, contract.GetOffers, deployments.Offers)
+	bus.Serve(s.Server, contract.GetCapacity, deployments.Capacity)
+	bus.Serve(s.Server, contract.RollOver, deployments.RollOver)
+	bus.Serve(s.Server, contract.RemoveInstance, deployments.RemoveInstance)
+	bus.Serve(s.Server, contract.ListGoldenImages, deployments.GoldenImages)
+
 	reports := s.Subscribe(event.Instances)
 	for _, e := range instances.ReportEvents {
 		bus.On(reports, e, observer.OnReport)

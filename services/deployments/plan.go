@@ -110,6 +110,16 @@ func makePlan(d *deployment, nodes nodeView, now time.Time) plan {
 		mine := d.of(s)
 		useful := slices.DeleteFunc(slices.Clone(mine), func(i *instance) bool { return !i.useful() || gone[i] || given[i] })
 		missing := s.Wanted - len(useful)
+		if old := rolling(useful); len(old) > 0 {
+			if mayEnd(s, useful) {
+				p.stops = append(p.stops, stop{instance: old[0], cause: instances.ByUser, drain: drainScaleDown})
+				continue
+			}
+			missing++ // one more than wanted, until it has taken a place
+			if s.UnplacedCode != "" && missing == 1 {
+				missing = 0 // no room for one more; what ends first makes it
+			}
+		}
 		if missing < 0 {
 			for _, i := range victims(useful, nodes)[:-missing] {
 				p.stops = append(p.stops, stop{instance: i, cause: instances.ByUser, drain: drainScaleDown})
@@ -135,6 +145,31 @@ func makePlan(d *deployment, nodes nodeView, now time.Time) plan {
 		}
 	}
 	return p
+}
+
+// rolling are the instances to be replaced, the oldest first.
+func rolling(useful []*instance) []*instance {
+	return slices.DeleteFunc(slices.Clone(useful), func(i *instance) bool { return !i.Rolling })
+}
+
+// mayEnd reports whether an instance that is to be replaced can go: another one runs in its place, or there is no room
+// for another one and nothing is missing yet.
+func mayEnd(s *specification, useful []*instance) bool {
+	running := 0
+	for _, i := range useful {
+		if i.State == instances.Running {
+			running++
+		}
+	}
+	return running > s.Wanted || s.UnplacedCode != "" && running >= s.Wanted
+}
+
+// rollingBlocked reports whether a replacement found no place, so that the plan changes at once.
+func rollingBlocked(d *deployment) bool {
+	return slices.ContainsFunc(d.Specs, func(s *specification) bool {
+		useful := slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() })
+		return s.UnplacedCode != "" && len(rolling(useful)) > 0 && mayEnd(s, useful)
+	})
 }
 
 // repeatStop gives an order to end again when nothing came of it.
@@ -243,7 +278,7 @@ func byPreference(specs []*specification) []*specification {
 func victims(all []*instance, nodes nodeView) []*instance {
 	rank := func(i *instance) int {
 		switch {
-		case i.State == instances.Unhealthy:
+		case i.State == instances.Unhealthy, i.Rolling:
 			return 0
 		case i.State == instances.Starting:
 			return 1

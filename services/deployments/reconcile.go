@@ -92,6 +92,9 @@ func (r *Reconciler) loop(ctx context.Context) error {
 			if err := r.store.forget(ctx, now.Add(-forgetAfter)); err != nil {
 				r.log.Warn("ended instances not forgotten", zap.Error(err))
 			}
+			if _, err := r.store.answers.Prune(ctx, r.store.pool, now); err != nil {
+				r.log.Warn("old answers not forgotten", zap.Error(err))
+			}
 		}
 		timer := r.clock.NewTimer(max(r.next(fullAt).Sub(r.clock.Now()), 0))
 		select {
@@ -296,6 +299,9 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	if err := r.start(ctx, t, d, p.starts, f, now); err != nil {
 		return p.again, err
 	}
+	if d.Teardown == standing && rollingBlocked(d) {
+		p.later(now)
+	}
 	if d.Teardown == standing && d.Status == functions.Error {
 		if removal := d.UpdatedAt.Add(r.cfg.errorKept()); now.Before(removal) {
 			p.later(removal)
@@ -383,15 +389,20 @@ func (r *Reconciler) giveUp(ctx context.Context, t tx, d *deployment, i *instanc
 
 // stop orders an instance to end.
 func (r *Reconciler) stop(ctx context.Context, t tx, d *deployment, s stop, now time.Time) error {
+	return orderStop(ctx, t, r.store, r.journal, d, s, now)
+}
+
+// orderStop notes that an instance is to end, and orders it.
+func orderStop(ctx context.Context, t tx, st *store, j *bus.Journal, d *deployment, s stop, now time.Time) error {
 	i := s.instance
 	i.StopCause, i.StopDrain, i.StopAt = s.cause, s.drain, &now
 	if s.message != "" {
 		i.Message, i.UpdatedAt = s.message, now
 	}
-	if err := r.store.putInstance(ctx, t, i); err != nil {
+	if err := st.putInstance(ctx, t, i); err != nil {
 		return err
 	}
-	return orderEnd(ctx, t, r.journal, i.Cluster, i.Node, instances.TerminateOrder{
+	return orderEnd(ctx, t, j, i.Cluster, i.Node, instances.TerminateOrder{
 		InstanceID: i.ID, Account: d.Account, VersionID: d.VersionID, Cause: s.cause, DrainSeconds: s.drain,
 		FinishQueue: d.Teardown == graceful && s.drain > 0,
 	})
@@ -423,7 +434,7 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 	}
 	usable := make([]clusters.Node, 0, len(f.nodes))
 	for _, n := range f.nodes {
-		if n.Account == d.Account || n.Account == "" {
+		if n.UsableBy(d.Account) {
 			usable = append(usable, n)
 		}
 	}
@@ -497,7 +508,7 @@ func (r *Reconciler) unplaced(ctx context.Context, t tx, d *deployment, s *speci
 // request says what a specification asks of a node.
 func (d *deployment) request(s *specification, now time.Time) placement.Request {
 	r := placement.Request{
-		GPU: s.GPU, InstanceType: s.InstanceType, Backend: s.Backend, Clusters: s.Clusters, Regions: s.Regions, Zones: s.AvailabilityZones,
+		GPU: s.GPU, InstanceType: s.InstanceType, Backend: s.Backend, Clusters: s.Clusters, Regions: s.Regions, Zones: s.AvailabilityZones, Attributes: s.Attributes,
 		Spread: s.Wanted > 1, Peers: map[placement.Node]int{}, Failures: map[placement.Node]int{},
 	}
 	for _, i := range d.Instances {

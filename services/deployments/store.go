@@ -23,10 +23,12 @@ type tx = pgx.Tx
 type store struct {
 	pool *pgxpool.Pool
 	tx   func(context.Context, func(tx) error) error
+	// answers are those of deploy calls that may come twice.
+	answers *libstore.Idempotency
 }
 
 func newStore(pool *pgxpool.Pool, inTx func(context.Context, func(tx) error) error) *store {
-	return &store{pool: pool, tx: inTx}
+	return &store{pool: pool, tx: inTx, answers: libstore.NewIdempotency(schema)}
 }
 
 // querier is a pool or a transaction.

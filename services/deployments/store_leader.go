@@ -26,6 +26,14 @@ func (s *store) poke(ctx context.Context, t tx, id string) error {
 	return nil
 }
 
+// lockQuota makes the admissions of one account wait for one another until the transaction ends.
+func (s *store) lockQuota(ctx context.Context, t tx, account string) error {
+	if _, err := t.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, "sirocco.deployments.quota."+account); err != nil {
+		return fmt.Errorf("lock quota: %w", err)
+	}
+	return nil
+}
+
 // lead waits until this process is the leader and then runs work, until ctx ends or the session with Postgres does. The
 // lock belongs to the session, so a leader that dies gives it up by dying. poked is called for every notification.
 // Should two leaders ever overlap, row locks and the devices' key still keep their work right.

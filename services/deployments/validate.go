@@ -142,7 +142,9 @@ func validAgainst(nodes []clusters.Node, f functions.Function, specs []contract.
 		known("clusters", s.Clusters, cluster)
 		known("regions", s.Regions, region)
 		known("availabilityZones", s.AvailabilityZones, func(n clusters.Node, name string) bool { return cluster(n, name) || region(n, name) })
-		known("attributes", s.Attributes, func(clusters.Node, string) bool { return false })
+		known("attributes", s.Attributes, func(n clusters.Node, name string) bool {
+			return slices.ContainsFunc(n.Attributes, func(has string) bool { return strings.EqualFold(has, name) })
+		})
 		checkOffer(check, at, allowed, s)
 		if f.ContainerImage != "" || f.HelmChart == "" {
 			check.Require(s.Configuration == nil, at+"configuration", "must be absent for a container function")

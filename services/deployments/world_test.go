@@ -76,6 +76,7 @@ type world struct {
 	functions map[string]*functions.Function
 	told      map[string][]functions.SetStatusRequest
 	nodes     map[string]*clusters.Node
+	rules     map[string][]clusters.QuotaRule
 	// onLaunch and onEnd are what agents do with orders.
 	onLaunch func(launched)
 	onEnd    func(ended)
@@ -86,7 +87,7 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	w := &world{
 		t: t, nats: testkit.NATS(t), pool: testkit.Database(t, schema, app.Migrations(migrations)),
 		launches: make(chan launched, 1024), ends: make(chan ended, 1024),
-		functions: map[string]*functions.Function{}, told: map[string][]functions.SetStatusRequest{}, nodes: map[string]*clusters.Node{},
+		functions: map[string]*functions.Function{}, told: map[string][]functions.SetStatusRequest{}, nodes: map[string]*clusters.Node{}, rules: map[string][]clusters.QuotaRule{},
 	}
 	w.onLaunch, w.onEnd = w.comesUp, w.goesDown
 	w.conn = testkit.Conn(t, w.nats)
@@ -99,6 +100,7 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	w.stopFunctions = w.serveFunctions()
 	inventory := bus.NewServer(w.conn, "cluster-inventory")
 	bus.Serve(inventory, clusters.Nodes, w.listNodes)
+	bus.Serve(inventory, clusters.FindQuotaRules, w.listRules)
 	w.run(inventory)
 	return w
 }
@@ -160,11 +162,17 @@ func (w *world) listNodes(_ context.Context, r clusters.NodesRequest) (clusters.
 	defer w.mu.Unlock()
 	var out clusters.NodesResponse
 	for _, n := range w.nodes {
-		if r.Account == "" || n.Account == r.Account {
+		if r.Account == "" || n.UsableBy(r.Account) {
 			out.Nodes = append(out.Nodes, *n)
 		}
 	}
 	return out, nil
+}
+
+func (w *world) listRules(_ context.Context, r clusters.QuotaQuery) (clusters.QuotaRules, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return clusters.QuotaRules{Rules: w.rules[r.Account]}, nil
 }
 
 // join makes a node known and runs its agent.

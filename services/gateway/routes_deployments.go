@@ -23,5 +23,9 @@ func deploymentRoutes() []route {
 		to(patch, specs, &access.Deploy, ok, deployments.Patch),
 		to(get, queues, &access.ReadQueues, ok, invocation.QueueDepth),
 		to(get, queues+"/versions/{versionId}", &access.ReadQueues, ok, invocation.QueueDepth),
+		to(get, "/v2/nvcf/queues/{requestId}/position", &access.ReadQueues, ok, invocation.GetPosition),
+		to(put, "/v2/nvcf/accounts/{ncaId}/rolloverWorkers/functions/{functionId}/versions/{versionId}", &access.RollOver, ok, deployments.RollOver),
+		to(remove, "/v2/nvcf/instances/{instanceId}", &access.RemoveInstance, ok, deployments.RemoveInstance),
+		to(get, "/v2/nvcf/sidecars/goldenimages", &access.ReadSidecars, ok, deployments.ListGoldenImages),
 	}
 }

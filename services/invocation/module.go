@@ -37,6 +37,7 @@ func NewService(p app.Platform) *app.Service {
 
 	bus.Serve(s.Server, contract.EnsureQueue, queues.Ensure)
 	bus.Serve(s.Server, contract.QueueDepth, queues.Depth)
+	bus.Serve(s.Server, contract.GetPosition, requests.Position)
 	bus.Serve(s.Server, contract.Detach, requests.Detach)
 	bus.Serve(s.Server, contract.Find, requests.Find)
 	bus.Serve(s.Server, contract.Finish, requests.Finish)

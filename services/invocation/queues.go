@@ -3,6 +3,7 @@ package invocation
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/coder/quartz"
@@ -39,6 +40,7 @@ type Queues struct {
 	functions Functions
 	clock     quartz.Clock
 	log       *zap.Logger
+	speeds    speeds
 }
 
 // NewQueues makes the use cases.
@@ -111,13 +113,17 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 	if err != nil {
 		return contract.DepthResponse{}, err
 	}
+	own := found.Owner == caller.Account
+	if !own && !caller.CrossAccount && slices.ContainsFunc(found.Targets, func(t functions.Target) bool { return t.Public }) {
+		return contract.DepthResponse{}, problem.New(problem.IllegalState, "Function id '%s': a public function shows its queues to its owner only", req.FunctionID)
+	}
 	answer := contract.DepthResponse{FunctionID: req.FunctionID}
 	hidden := false
 	for _, t := range found.Targets {
 		if !t.Status.Busy() {
 			continue
 		}
-		if !caller.CoversFunction(found.Owner == caller.Account, req.FunctionID, t.VersionID) {
+		if !caller.CoversFunction(own, req.FunctionID, t.VersionID) {
 			hidden = true
 			continue
 		}
@@ -127,7 +133,7 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 		}
 		answer.Queues = append(answer.Queues, contract.Depth{
 			FunctionID: req.FunctionID, VersionID: t.VersionID, FunctionName: t.Name, FunctionStatus: string(t.Status),
-			QueueDepth: waiting, Size: waiting, InFlight: taken,
+			QueueDepth: waiting, Size: waiting, InFlight: taken, EstimatedWaitTime: q.speeds.wait(t.VersionID, waiting, q.clock.Now()),
 		})
 	}
 	switch {

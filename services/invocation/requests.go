@@ -67,6 +67,32 @@ func (r *Requests) Find(ctx context.Context, req contract.RequestQuery) (contrac
 	return record, nil
 }
 
+// Position tells where a request of the caller's account stands. A client learns the id of its request when a worker has
+// it, so that a request which goes on is being processed; one that is finished is in no queue any more.
+func (r *Requests) Position(ctx context.Context, req contract.PositionRequest) (contract.Position, error) {
+	check := problem.NewCheck("queue")
+	check.Require(uuid.Validate(req.RequestID) == nil, "requestId", "must be a UUID")
+	if err := check.Err(); err != nil {
+		return contract.Position{}, err
+	}
+	record, finished, found, err := r.store.locate(ctx, req.RequestID, r.clock.Now())
+	if err != nil {
+		return contract.Position{}, err
+	}
+	caller := access.CallerFrom(ctx)
+	if !found || caller.Account != record.Account {
+		return contract.Position{}, requestNotFound(req.RequestID)
+	}
+	// The record does not say whose the function is: an entry for own functions, or one for shared ones, may cover it.
+	if !caller.CoversFunction(true, record.FunctionID, record.VersionID) && !caller.CoversFunction(false, record.FunctionID, record.VersionID) {
+		return contract.Position{}, access.NotCovered(access.ReadQueues, "request "+req.RequestID)
+	}
+	if finished {
+		return contract.Position{}, problem.New(problem.IllegalState, "Request id '%s': it is neither waiting nor in progress", req.RequestID)
+	}
+	return contract.Position{FunctionID: record.FunctionID, VersionID: record.VersionID}, nil
+}
+
 // Finish ends a request; from now on a poll does not find it. Finishing twice is harmless.
 func (r *Requests) Finish(ctx context.Context, req contract.FinishRequest) (rpc.None, error) {
 	if uuid.Validate(req.RequestID) != nil {

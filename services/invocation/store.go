@@ -197,6 +197,19 @@ func (s *store) find(ctx context.Context, id string, now time.Time) (r contract.
 	return r, true, nil
 }
 
+// locate returns a request that has not expired, finished or not.
+func (s *store) locate(ctx context.Context, id string, now time.Time) (r contract.DetachRequest, finished, found bool, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT request_id, account, function_id, version_id, finished FROM invocation.requests
+		WHERE request_id = $1 AND expires_at > $2`, id, now).Scan(&r.RequestID, &r.Account, &r.FunctionID, &r.VersionID, &finished)
+	if libstore.IsNotFound(err) {
+		return r, false, false, nil
+	}
+	if err != nil {
+		return r, false, false, fmt.Errorf("locate request: %w", err)
+	}
+	return r, finished, true, nil
+}
+
 // finish marks a request; known is false when there is no such record.
 func (s *store) finish(ctx context.Context, f contract.FinishRequest) (known bool, err error) {
 	err = s.tx(ctx, func(tx pgx.Tx) error {

@@ -21,6 +21,7 @@ import (
 const (
 	OtherCluster   = "other-cluster"
 	OtherRegion    = "other-region"
+	NoAttribute    = "missing-attribute"
 	NodeNotReady   = "node-not-ready"
 	NoSuchGPU      = "no-such-gpu"
 	NoSuchType     = "no-such-instance-type"
@@ -55,6 +56,8 @@ type Request struct {
 	Regions  []string
 	// Zones are clusters or regions.
 	Zones []string
+	// Attributes that the cluster must have, all of them.
+	Attributes []string
 	// Spread puts instances on different nodes where possible.
 	Spread bool
 	// Peers counts the live instances of the same specification per node.
@@ -131,6 +134,8 @@ func filter(n clusters.Node, held Held, r Request) (candidate, string) {
 		return candidate{}, OtherCluster
 	case !anyOf(r.Regions, n.Facts.Region):
 		return candidate{}, OtherRegion
+	case slices.ContainsFunc(r.Attributes, func(a string) bool { return len(n.Attributes) == 0 || !anyOf(n.Attributes, a) }):
+		return candidate{}, NoAttribute
 	}
 	typ, reason := typeOn(n, r)
 	if reason != "" {

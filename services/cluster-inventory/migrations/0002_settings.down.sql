@@ -1,0 +1,2 @@
+DROP TABLE cluster_inventory.quota_rules;
+DROP TABLE cluster_inventory.settings;
