@@ -31,6 +31,8 @@ type VersionRequest struct {
 // FunctionResponse holds one version.
 type FunctionResponse struct {
 	Function Function `json:"function"`
+	// Public is told to other services only: the version is shared with everyone.
+	Public bool `json:"public,omitempty"`
 	// ETag names the revision of the version.
 	ETag string `json:"etag,omitempty" header:"ETag"`
 }

@@ -83,7 +83,7 @@ func deref(r *contract.Response) contract.Response {
 // deploy makes a deployment of specifications that are well formed.
 func (u *Deployments) deploy(ctx context.Context, req contract.CreateRequest, specs []contract.Specification) (contract.Response, error) {
 	none := contract.Response{}
-	f, err := u.function(ctx, req.FunctionID, req.VersionID)
+	f, err := u.deployable(ctx, req.FunctionID, req.VersionID)
 	if err != nil {
 		return none, err
 	}
@@ -685,6 +685,19 @@ func (u *Deployments) function(ctx context.Context, functionID, versionID string
 	account := access.CallerFrom(ctx).Account
 	answer, err := bus.Call(ctx, u.conn, functions.Lookup, functions.InternalRequest{FunctionID: functionID, VersionID: versionID})
 	if problem.HasCode(err, problem.NotFound) || err == nil && answer.Function.NCAID != account {
+		return functions.Function{}, versionNotFound(ctx, functionID, versionID)
+	}
+	return answer.Function, err
+}
+
+// deployable asks for a version that is to be deployed. A public one is deployed by a super administrator only (§11.4).
+func (u *Deployments) deployable(ctx context.Context, functionID, versionID string) (functions.Function, error) {
+	caller := access.CallerFrom(ctx)
+	answer, err := bus.Call(ctx, u.conn, functions.Lookup, functions.InternalRequest{FunctionID: functionID, VersionID: versionID})
+	switch {
+	case err == nil && answer.Public && !caller.CrossAccount:
+		return functions.Function{}, problem.New(problem.IllegalState, "Function id '%s', version '%s': a public function is deployed by an administrator of the platform only", functionID, versionID)
+	case problem.HasCode(err, problem.NotFound), err == nil && answer.Function.NCAID != caller.Account:
 		return functions.Function{}, versionNotFound(ctx, functionID, versionID)
 	}
 	return answer.Function, err
