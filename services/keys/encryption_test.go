@@ -1,0 +1,113 @@
+package keys
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	wire "github.com/sirocco-cloud/sirocco/contracts/encryption"
+	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/seal"
+)
+
+func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	before := config(t)
+	before.DataDir, before.EncryptionKey = "", encode(1, seal.KeySize)
+	old := s.replica(t, before)
+	ready(t, old)
+	made, token := s.create(t), call(t, s, contract.MintAdminToken, rpc.None{}).Value
+	set := call(t, s, contract.PublicKeys, rpc.None{})
+	first := call(t, s, contract.GetEncryption, rpc.None{})
+	require.Empty(t, first.Previous)
+	require.Contains(t, refused(t, s, 409, contract.RotateEncryption, rpc.None{}).Detail, "SIROCCO_KEYS_ENCRYPTION_KEY_PREVIOUS")
+	stop(t, old)
+
+	after := before
+	after.EncryptionKey, after.PreviousEncryptionKey = encode(2, seal.KeySize), before.EncryptionKey
+	for range 2 {
+		ready(t, s.replica(t, after))
+	}
+	status := call(t, s, contract.RotateEncryption, rpc.None{})
+	require.Equal(t, 2, status.Rewrapped, "the data-domain key and the signing key")
+	require.Equal(t, []string{first.Current}, status.Previous)
+	s.clock.Advance(time.Minute)
+	require.Equal(t, wire.Keys{Current: status.Current, Previous: []string{}}, call(t, s, contract.RotateEncryption, rpc.None{}))
+
+	after.PreviousEncryptionKey = ""
+	ready(t, s.replica(t, after))
+	for range 10 {
+		require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
+		require.Equal(t, set, call(t, s, contract.PublicKeys, rpc.None{}))
+	}
+	verify(t, s, token, set.Keys[0])
+	require.ErrorContains(t, func() error { _, err := open(t, s, before); return err }(), status.Current, "the old key alone opens nothing")
+}
+
+// A database of the release before has its secrets sealed directly under the key-encryption key.
+func TestSecretsOfTheReleaseBeforeStillOpen(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cfg := config(t)
+	cfg.DataDir, cfg.EncryptionKey = "", encode(5, seal.KeySize)
+	svc := s.replica(t, cfg)
+	ready(t, svc)
+	made, set := s.create(t), call(t, s, contract.PublicKeys, rpc.None{})
+	stop(t, svc)
+
+	vault, _ := vaultOf(t, s, cfg)
+	require.NoError(t, vault.Load(t.Context()))
+	secret, err := base64.StdEncoding.DecodeString(cfg.EncryptionKey)
+	require.NoError(t, err)
+	block, err := aes.NewCipher(secret)
+	require.NoError(t, err)
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	require.NoError(t, err)
+	older := func(read, write, name string, args ...any) {
+		var sealed []byte
+		require.NoError(t, s.pool.QueryRow(t.Context(), read).Scan(&sealed))
+		plain, err := vault.Open(t.Context(), name, sealed)
+		require.NoError(t, err)
+		s.exec(t, write, append([]any{aead.Seal(nil, nil, plain, []byte(name))}, args...)...)
+	}
+	older(`SELECT value FROM keys.secrets`, `UPDATE keys.secrets SET value = $1`, domainKeyName)
+	older(`SELECT private_key FROM keys.signing_keys`, `UPDATE keys.signing_keys SET private_key = $1`, "signing-key/"+set.Keys[0].ID)
+
+	ready(t, s.replica(t, cfg))
+	require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
+	require.Equal(t, set, call(t, s, contract.PublicKeys, rpc.None{}))
+	status, err := vault.Settle(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, status.Rewrapped)
+	ready(t, s.replica(t, cfg))
+	require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
+}
+
+// Every column that holds what the vault sealed must be known to a rotation.
+func TestRotationKnowsEverySealedColumn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	rows, err := s.pool.Query(t.Context(), `SELECT table_name::text FROM information_schema.columns WHERE table_schema = 'keys' AND column_name = 'key_id'
+		AND is_generated = 'ALWAYS'`)
+	require.NoError(t, err)
+	defer rows.Close()
+	known := map[string]bool{}
+	for _, c := range sealedColumns() {
+		known[c.Table] = true
+	}
+	found := 0
+	for rows.Next() {
+		var table string
+		require.NoError(t, rows.Scan(&table))
+		require.True(t, known[table], "%s is not among the sealed columns", table)
+		found++
+	}
+	require.NoError(t, rows.Err())
+	require.Len(t, known, found)
+}
