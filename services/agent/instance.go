@@ -256,11 +256,16 @@ func (i *instance) spec(l functions.Launchable) (drivers.Spec, error) {
 		"NVCF_REGION="+cfg.Region, "NVCF_BACKEND="+cfg.Cluster, "NVCF_ENV=sirocco",
 		"NVCF_INSTANCETYPE="+order.InstanceType, "NVCF_INSTANCETYPE_VALUE="+order.InstanceType)
 	health := i.rec.Function.Health
+	var auth *drivers.RegistryAuth
+	if a := l.RegistryAuth; a != nil {
+		auth = &drivers.RegistryAuth{ServerAddress: a.Hostname, Username: a.Username, Password: a.Password}
+	}
 	return drivers.Spec{
 		InstanceID: order.InstanceID, Generation: 1, Image: fn.ContainerImage, Args: args, Env: env,
 		InferencePort: i.rec.Function.Port, HealthPort: health.Port, HealthPath: health.URI,
 		Devices: i.agent.capacity.driverDevices(order.Devices), CPUMilli: order.CPUMilli, MemoryMiB: order.MemoryMiB, Dir: i.dir(),
-		Labels: map[string]string{"sirocco.function": fn.ID, "sirocco.version": fn.VersionID, "sirocco.deployment": order.DeploymentID},
+		Labels:       map[string]string{"sirocco.function": fn.ID, "sirocco.version": fn.VersionID, "sirocco.deployment": order.DeploymentID},
+		RegistryAuth: auth,
 	}, nil
 }
 

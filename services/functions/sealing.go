@@ -22,6 +22,11 @@ type Config struct {
 	// DataDir keeps a key that the service makes for itself when none is given. Without it the key lies in the database,
 	// where it protects the secrets from those who see single rows or events but not from those who see everything.
 	DataDir string `env:"SIROCCO_DATA_DIR"`
+
+	Registries RegistryConfig
+	Assets     AssetConfig
+	// MaxVersions bounds the versions of one function; 0 does not.
+	MaxVersions int `env:"SIROCCO_FUNCTIONS_MAX_VERSIONS"`
 }
 
 // sealedColumns are all columns of sealed values, so that a rotation misses none. Their names must tell any two values of
@@ -29,6 +34,9 @@ type Config struct {
 func sealedColumns() []store.Sealed {
 	return []store.Sealed{
 		{Table: "secrets", Column: "sealed", Name: `version_id::text || '/' || name`},
+		{Table: "telemetries", Column: "sealed", Name: `'telemetry/' || telemetry_id::text`},
+		{Table: "registry_credentials", Column: "sealed", Name: `'registry-credential/' || credential_id::text`},
+		{Table: "object_keys", Column: "sealed", Name: `'object-key'`},
 	}
 }
 
