@@ -4,6 +4,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,4 +113,50 @@ func TestRotationKnowsEverySealedColumn(t *testing.T) {
 	}
 	require.NoError(t, rows.Err())
 	require.Len(t, known, found)
+}
+
+// TestRotationsTellNoSecret searches database, events, logs and answers for the keys that rotations have in hand.
+func TestRotationsTellNoSecret(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	require.NoError(t, s.conn.Declare(t.Context(), "keys"))
+	events := s.events(t)
+	cfg := config(t)
+	cfg.DataDir, cfg.EncryptionKey = "", encode('o', seal.KeySize)
+	old := s.replica(t, cfg)
+	ready(t, old)
+	stop(t, old)
+	cfg.EncryptionKey, cfg.PreviousEncryptionKey = encode('n', seal.KeySize), cfg.EncryptionKey
+	ready(t, s.replica(t, cfg))
+
+	var said strings.Builder
+	note := func(answer any) {
+		b, err := json.Marshal(answer)
+		require.NoError(t, err)
+		said.Write(b)
+	}
+	note(call(t, s, contract.RotateEncryption, rpc.None{}))
+	note(call(t, s, contract.GetEncryption, rpc.None{}))
+	note(call(t, s, contract.RotateSigningKeys, contract.RotateSigningKeysRequest{}))
+	note(call(t, s, contract.RotateSigningKeys, contract.RotateSigningKeysRequest{Compromised: true}))
+	note(call(t, s, contract.SigningKeys, rpc.None{}))
+	token := call(t, s, contract.MintAdminToken, rpc.None{}).Value
+	for tokens := 0; tokens == 0; {
+		e := next(t, events)
+		note(e)
+		if e.Type == contract.Issued.Type() {
+			tokens++
+		}
+	}
+	require.Contains(t, said.String(), contract.KeysRotated.Type())
+	all := said.String() + s.dump(t) + s.logs.String()
+	require.Contains(t, all, "service is ready")
+	for _, secret := range []string{
+		strings.Repeat("o", seal.KeySize), strings.Repeat("n", seal.KeySize),
+		hex.EncodeToString([]byte(strings.Repeat("o", seal.KeySize))), hex.EncodeToString([]byte(strings.Repeat("n", seal.KeySize))),
+		strings.TrimRight(cfg.EncryptionKey, "="), strings.TrimRight(cfg.PreviousEncryptionKey, "="),
+		token, `"d":`, "PRIVATE KEY",
+	} {
+		require.NotContains(t, all, secret)
+	}
 }

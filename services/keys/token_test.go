@@ -3,14 +3,17 @@ package keys
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
@@ -137,4 +140,95 @@ func TestMintWaitsForItsServiceToBeRegistered(t *testing.T) {
 	s := start(t)
 	s.exec(t, `UPDATE keys.services SET name = 'renamed' WHERE name = 'nvcf-api'`)
 	refused(t, s, 503, contract.MintAdminToken, rpc.None{})
+}
+
+func TestOperatorChoosesScopesAndLifeOfAdminTokens(t *testing.T) {
+	t.Parallel()
+	longest := make([]string, 0, 32)
+	for i := range 32 {
+		longest = append(longest, fmt.Sprintf("admin:scope_%04d", i)[:16])
+	}
+	for name, c := range map[string]struct {
+		change func(*Config)
+		extra  []access.Scope
+		life   time.Duration
+	}{
+		"nothing": {func(*Config) {}, nil, contract.TokenLife},
+		"scopes, each once": {func(c *Config) {
+			c.AdminExtraScopes = []string{"account_setup", " admin:list_functions", "deploy_function", "account_setup"}
+		}, []access.Scope{"account_setup", "admin:list_functions"}, contract.TokenLife},
+		"secured mode":       {func(c *Config) { c.TrustMode = trustSecured }, []access.Scope{access.ManageKeys}, contract.TokenLife},
+		"a short life":       {func(c *Config) { c.AdminTokenLife = 15 * time.Minute }, nil, 15 * time.Minute},
+		"the most of scopes": {func(c *Config) { c.AdminExtraScopes = longest; c.TrustMode = trustSecured }, append(longest[:32:32], access.ManageKeys), contract.TokenLife},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			cfg := config(t)
+			c.change(&cfg)
+			ready(t, s.replica(t, cfg))
+			token := call(t, s, contract.MintAdminToken, rpc.None{})
+			require.Equal(t, c.life, token.ExpiresAt.Sub(token.CreatedAt))
+			var claimed struct {
+				Scopes []access.Scope `json:"scopes"`
+			}
+			payload := strings.Split(token.Value, ".")[1]
+			require.NotContains(t, payload, "-")
+			require.NotContains(t, payload, "_")
+			b, err := base64.StdEncoding.DecodeString(payload + strings.Repeat("=", -len(payload)&3))
+			require.NoError(t, err)
+			require.NoError(t, json.Unmarshal(b, &claimed))
+			want := append(access.AdminDefaults(), c.extra...)
+			require.Equal(t, want, claimed.Scopes)
+			var authorizations struct {
+				Policies []access.Policy `json:"policies"`
+			}
+			require.NoError(t, json.Unmarshal(token.Authorizations, &authorizations))
+			require.Equal(t, want, authorizations.Policies[0].Scopes)
+			require.Less(t, len(token.Value), 2048, "the cluster inventory reads no longer ones")
+		})
+	}
+}
+
+func TestAdminTokensAreNotMintedWithoutEnd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cfg := config(t)
+	cfg.AdminTokenRate = 3
+	ready(t, s.replica(t, cfg))
+	for range 3 {
+		call(t, s, contract.MintAdminToken, rpc.None{})
+	}
+	p := refused(t, s, 429, contract.MintAdminToken, rpc.None{})
+	require.Equal(t, 1, p.RetryAfterSeconds)
+	s.clock.Advance(334 * time.Millisecond)
+	call(t, s, contract.MintAdminToken, rpc.None{})
+	refused(t, s, 429, contract.MintAdminToken, rpc.None{})
+	s.clock.Advance(time.Hour)
+	for range 3 {
+		call(t, s, contract.MintAdminToken, rpc.None{})
+	}
+	refused(t, s, 429, contract.MintAdminToken, rpc.None{})
+}
+
+func TestTokensAndKeysAreCounted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	r := s.rotator(t, nil)
+	r.step(t)
+	metrics := prometheus.NewRegistry()
+	tokens := NewTokens(r.store, r.signer, config(t), s.clock, rand.Reader, metrics)
+	for range 2 {
+		_, err := tokens.Mint(t.Context(), rpc.None{})
+		require.NoError(t, err)
+	}
+	_, err := r.Rotate(t.Context(), contract.RotateSigningKeysRequest{})
+	require.NoError(t, err)
+	families, err := metrics.Gather()
+	require.NoError(t, err)
+	got := map[string]float64{}
+	for _, f := range families {
+		got[f.GetName()] = f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+	}
+	require.Equal(t, map[string]float64{"admin_tokens_issued_total": 2, "jwks_keys": 2}, got)
 }
