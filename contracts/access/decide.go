@@ -20,10 +20,12 @@ func Decide(r Row, c Credential) (Caller, *problem.Problem) {
 		return caller, nil
 	}
 	if !slices.Contains(c.Audiences, r.Audience) {
-		return Caller{}, problem.New(problem.Forbidden, "this key was not made for this service")
+		return Caller{}, problem.New(problem.AudienceMismatch, "this key was not made for this service")
 	}
 	if !r.forKeys() {
-		return Caller{}, problem.New(problem.Forbidden, "a key cannot %s; use an administrator token", r.What)
+		p := problem.New(problem.Forbidden, "a key cannot %s; use an administrator token", r.What)
+		p.RequiredScopes = r.narrowest().Scopes
+		return Caller{}, p
 	}
 	scoped := Way{}
 	for _, w := range r.Ways {
@@ -97,9 +99,17 @@ func containsAll(have, want []Scope) bool {
 	return !slices.ContainsFunc(want, func(s Scope) bool { return !slices.Contains(have, s) })
 }
 
+// narrowest is the last way, which is the one to ask for.
+func (r Row) narrowest() Way { return r.Ways[len(r.Ways)-1] }
+
+// Asks is what the row asks of a credential, to be told to people: the scopes of its narrowest way, and the types of
+// resource that are accepted with them, as policies spell them. A row for tokens only has no types.
+func (r Row) Asks() (scopes []Scope, types []string) {
+	return r.narrowest().Scopes, wires(r.narrowest().Reaches)
+}
+
 func missingScope(r Row) *problem.Problem {
-	// The last way is the narrowest one, so it is the one to ask for.
-	need := r.Ways[len(r.Ways)-1].Scopes
+	need := r.narrowest().Scopes
 	what := "only with " + need[0]
 	if len(need) == 2 {
 		what = "only with both " + need[0] + " and " + need[1]

@@ -59,7 +59,7 @@ func TestDecide(t *testing.T) {
 		{"a key never manages clusters", ManageClusters, key(policy("cluster-management", everything)), problem.Forbidden},
 		{"clusters with all functions", ReadGroups, key(policy("list_clusters", allFunctions)), problem.ResourceType},
 		{"clusters with all clusters", ReadGroups, key(policy("list_clusters", "account-clusters *")), ""},
-		{"a key of another audience", Invoke, Credential{Kind: Key, Audiences: []string{TasksAudience}, Policies: []Policy{policy("invoke_function", allFunctions)}}, problem.Forbidden},
+		{"a key of another audience", Invoke, Credential{Kind: Key, Audiences: []string{TasksAudience}, Policies: []Policy{policy("invoke_function", allFunctions)}}, problem.AudienceMismatch},
 		{"a policy of another audience", Invoke, key(Policy{Audience: TasksAudience, Scopes: []string{InvokeFunction}, Resources: []Resource{{"*", "account-functions"}}}), problem.ScopeMissing},
 		{"a token has no resources", Deploy, Credential{Kind: JWT, Scopes: AdminDefaults()}, ""},
 		{"the administrator token does not invoke", Invoke, Credential{Kind: JWT, Scopes: AdminDefaults()}, problem.ScopeMissing},

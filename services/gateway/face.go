@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"errors"
+	"net/http"
 	"strings"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
@@ -38,8 +41,66 @@ func (line *route) face() face { return faceOf(line.path) }
 // refusal is a refusal of authentication as this API states it: a dead key is 401 where it is not 403 (keys §14,
 // ruling 1).
 func (f face) refusal(err error) error {
-	if p, ok := problem.From(err); ok && f != functionsFace && p.Code == problem.Forbidden && p.Detail == deadKey {
-		return problem.New(problem.Unauthorized, deadKey)
+	p, ok := problem.From(err)
+	if !ok || f == functionsFace || p.Code != problem.Forbidden || p.Detail != deadKey {
+		return err
 	}
-	return err
+	d, _ := errors.AsType[*denial](err)
+	if d == nil {
+		d = &denial{reason: access.ReasonUnknownKey}
+	}
+	return &denial{problem.New(problem.Unauthorized, deadKey), d.reason, d.of}
+}
+
+// Limits of request heads (keys §2 rule 4 and §2.1), in bytes.
+const (
+	maxKeysHeader      = 8 << 10
+	maxInventoryBearer = 2048
+)
+
+// tooLarge refuses a head that the API does not take.
+func (f face) tooLarge(h http.Header) *problem.Problem {
+	switch f {
+	case keysFace:
+		size := 0
+		for name, values := range h {
+			for _, v := range values {
+				size += len(name) + len(v) + len(": \r\n")
+			}
+		}
+		if size > maxKeysHeader {
+			return problem.New(problem.HeadersTooLarge, "the headers are larger than %d bytes in total", maxKeysHeader)
+		}
+	case inventoryFace:
+		if token, p := bearer(h); p == nil && len(token) > maxInventoryBearer || len(h.Get("Authorization")) > maxBearer {
+			return problem.New(problem.HeadersTooLarge, "JWT exceeds maximum size of %d bytes", maxInventoryBearer)
+		}
+	case functionsFace:
+	}
+	return nil
+}
+
+// inventoryError is the error body of the cluster inventory: clients read error, people the rest.
+type inventoryError struct {
+	Error                 string              `json:"error"`
+	Detail                string              `json:"detail,omitempty"`
+	Code                  problem.Code        `json:"code,omitempty"`
+	RequestID             string              `json:"requestId,omitempty"`
+	Violations            []problem.Violation `json:"errors,omitempty"`
+	RequiredScopes        []string            `json:"required_scopes,omitempty"`
+	RequiredResourceTypes []string            `json:"required_resource_types,omitempty"`
+}
+
+func inventoryErrorOf(p *problem.Problem, requestID string) inventoryError {
+	e := inventoryError{
+		Error: p.Detail, Code: p.Code, RequestID: requestID, Violations: p.Violations,
+		RequiredScopes: p.RequiredScopes, RequiredResourceTypes: p.RequiredResourceTypes,
+	}
+	switch p.Status() {
+	case http.StatusUnauthorized:
+		e.Error = "Authentication failure - " + p.Detail
+	case http.StatusForbidden:
+		e.Error, e.Detail = "Access Denied", p.Detail
+	}
+	return e
 }

@@ -18,9 +18,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coder/quartz"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/health"
@@ -43,6 +46,9 @@ type Config struct {
 	BareDelete []string `env:"SIROCCO_KEYS_ALLOW_BARE_DELETE"`
 	// Organisations maps those of /v2/orgs/{org}/… to accounts: org=account,….
 	Organisations []string `env:"SIROCCO_ORGS"`
+	// ConsoleDomain is that of the access API, whose tokens are accepted everywhere unless ConsoleAccepted is false.
+	ConsoleDomain   string `env:"SIROCCO_CONSOLE_DOMAIN" envDefault:"sirocco.local"`
+	ConsoleAccepted bool   `env:"SIROCCO_CONSOLE_ISSUER_ACCEPTED" envDefault:"true"`
 	// Region is reported to containers as the place that accepted a request.
 	Region string `env:"SIROCCO_REGION" envDefault:"us-west-1"`
 }
@@ -62,12 +68,16 @@ type Gateway struct {
 	health   *health.Registry
 	metrics  *prometheus.Registry
 	router   *router
+	clock    quartz.Clock
 	auth     *authenticator
 	accounts *accounts
 	versions *versions
 	relay    *relay.Client
+	objects  *bus.Objects
 	waker    *waker
 	counters *counters
+	// decisions is the audit record of every one.
+	decisions *decisions
 
 	settings
 
@@ -85,6 +95,9 @@ type Gateway struct {
 	doors []door
 	stops []func()
 	done  chan struct{}
+	// endRecord ends the audit record, after the last request; recorded is closed when it is written.
+	endRecord context.CancelFunc
+	recorded  chan struct{}
 }
 
 // door is one listener with its server.
@@ -95,6 +108,11 @@ type door struct {
 
 // New makes a gateway; Start opens its doors.
 func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger) (*Gateway, error) {
+	return timed(cfg, conn, h, metrics, log, quartz.NewReal())
+}
+
+// timed is New with a clock for what is decided by time: how long a credential counts.
+func timed(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Registry, log *zap.Logger, clock quartz.Clock) (*Gateway, error) {
 	from, err := cfg.settings()
 	if err != nil {
 		return nil, err
@@ -104,10 +122,18 @@ func New(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.Reg
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{
-		cfg: cfg, settings: from, log: log.Named("gateway"), conn: conn, health: h, metrics: metrics, relay: client,
-		auth: newAuthenticator(conn), accounts: newAccounts(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
+		cfg: cfg, settings: from, log: log.Named("gateway"), conn: conn, health: h, metrics: metrics, relay: client, objects: conn.Objects(functions.ObjectsBucket, 0),
+		clock: clock, accounts: newAccounts(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
 		waiting: errors.New("not started"),
 	}
+	console := ""
+	if cfg.ConsoleAccepted {
+		console = keys.ConsoleIssuer(cfg.ConsoleDomain)
+	}
+	g.auth = newAuthenticator(conn, clock, newTokenVerifier(conn, clock, console), g.accounts)
+	g.auth.cache.register(metrics)
+	g.decisions = newDecisions(conn, clock, g.log)
+	g.decisions.register(metrics)
 	g.router = newRouter(g)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g, nil
@@ -131,10 +157,17 @@ func (g *Gateway) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	g.done = make(chan struct{})
+	g.done, g.recorded = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(g.done)
 		g.follow(g.ctx)
+		g.listenToBus(g.ctx)
+	}()
+	var recording context.Context
+	recording, g.endRecord = context.WithCancel(context.Background())
+	go func() {
+		defer close(g.recorded)
+		g.decisions.run(recording)
 	}()
 	return nil
 }
@@ -185,6 +218,7 @@ func (g *Gateway) follow(ctx context.Context) {
 		g.relay.Start,
 		func(ctx context.Context) error { return g.conn.Declare(ctx, "gateway", watchedStreams...) },
 		func(ctx context.Context) error { return g.watch(ctx, g.auth.watch) },
+		g.learnRevocations,
 		func(ctx context.Context) error { return g.watch(ctx, g.versions.watch) },
 	}
 	for _, step := range steps {
@@ -204,6 +238,43 @@ func (g *Gateway) follow(ctx context.Context) {
 	}
 	if ctx.Err() == nil {
 		g.setWaiting(nil)
+	}
+}
+
+// learnRevocations reads the whole set of revoked tokens.
+func (g *Gateway) learnRevocations(ctx context.Context) error {
+	return g.auth.tokens.revoked.load(ctx, g.conn, g.clock.Now())
+}
+
+// How often the bus is asked for a sign of life, and how long the answer may take.
+const (
+	heartbeat     = 5 * time.Second
+	heartbeatLate = 3 * time.Second
+)
+
+// listenToBus asks the bus for a sign of life, without which nothing is decided after a minute, and reads the revoked
+// tokens again after every silence. It also sweeps the cache.
+func (g *Gateway) listenToBus(ctx context.Context) {
+	tick := g.clock.NewTicker(heartbeat)
+	defer tick.Stop()
+	silent := false
+	for {
+		at := g.clock.Now()
+		asking, cancel := context.WithTimeout(ctx, heartbeatLate)
+		err := g.conn.Check(asking)
+		if err == nil && silent {
+			err = g.learnRevocations(asking)
+		}
+		cancel()
+		if silent = err != nil; !silent {
+			g.auth.heard(at)
+		}
+		g.auth.cache.sweep(at)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 
@@ -235,6 +306,8 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	errs = append(errs, g.relay.Close(ctx)) // ends what is left: exchanges out of time, and upgraded connections
 	g.serving.Wait()
 	g.waker.wait()
+	g.endRecord()
+	<-g.recorded
 	for _, stop := range g.stops {
 		stop()
 	}

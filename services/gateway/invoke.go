@@ -38,6 +38,8 @@ type call struct {
 	began   time.Time
 	queued  bus.Entry
 	inQueue bool
+	// release ends the call for the limits of its key.
+	release func()
 }
 
 // linkWindow is how long a session waits for a worker (invocation §2.4).
@@ -61,6 +63,7 @@ func (g *Gateway) invokeDirect(w http.ResponseWriter, r *http.Request, d destina
 		g.refuseCall(w, r, c, err)
 		return
 	}
+	defer c.release()
 	uri := r.RequestURI
 	if !strings.HasPrefix(uri, "/") {
 		uri = r.URL.RequestURI() // the absolute form, which is for proxies
@@ -68,27 +71,62 @@ func (g *Gateway) invokeDirect(w http.ResponseWriter, r *http.Request, d destina
 	g.carry(w, r, c, r.Method, uri)
 }
 
-// admit authenticates the caller, chooses the version and reads the window. The call it returns has an id even when
-// it is refused.
+// Where invocations are decided, as the audit record names the places. The target is set from the call.
+var (
+	directCall = &station{service: "invocation", route: "/{path...} of a function's host or header", scopes: []access.Scope{access.InvokeFunction}}
+	grpcCall   = &station{service: "invocation", method: "GRPC", route: "/{service}/{method} of a function", scopes: []access.Scope{access.InvokeFunction}}
+	pexecCall  = &station{
+		service: "invocation", method: http.MethodPost, route: "/v2/nvcf/pexec/functions/{functionId}", scopes: []access.Scope{access.InvokeFunction},
+		target: "function", parameter: "functionId",
+	}
+	pexecPoll = &station{service: "invocation", method: http.MethodGet, route: "/v2/nvcf/pexec/status/{requestId}", scopes: []access.Scope{access.InvokeFunction}}
+)
+
+func (c *call) station() *station {
+	switch {
+	case c.session:
+		return grpcCall
+	case c.detachable:
+		return pexecCall
+	}
+	return directCall
+}
+
+// admit decides about a call and chooses the version. The call it returns has an id even when it is refused, and a
+// release that must be called when it is over.
 func (g *Gateway) admit(r *http.Request, d destination, direct bool) (*call, error) {
-	c := &call{id: newRequestID(), function: d.functionID, detachable: !direct, session: direct && isGRPC(r), began: time.Now()}
+	c := &call{id: newRequestID(), function: d.functionID, detachable: !direct, session: direct && isGRPC(r), began: time.Now(), release: noRelease}
 	e, err := g.invoker(r)
 	if err != nil {
+		g.decisions.note(c.station(), whom(nil, err), refusalReason(err), r, c.id)
 		return c, err
 	}
-	if e.refusal != nil {
-		return c, e.refusal
+	if err = g.choose(r, e, c, d, direct); err != nil {
+		c.release()
+		c.release = noRelease
 	}
-	c.caller = e.invoker
+	g.decisions.note(c.station(), e, reasonOf(err), r, c.id)
+	return c, err
+}
+
+// choose applies the row, the limits of the key and the resources of the caller, in this order.
+func (g *Gateway) choose(r *http.Request, e *entry, c *call, d destination, direct bool) (err error) {
+	var p *problem.Problem
+	if c.caller, p = e.invoker(); p != nil {
+		return p
+	}
+	if c.release, p = e.admit(r, c.began); p != nil {
+		return p
+	}
 	window, p := pollWindow(r.Header, direct)
 	if p != nil {
-		return c, p
+		return p
 	}
 	if c.window = window; c.session {
 		c.window = linkWindow
 	}
 	c.target, err = g.versions.route(r.Context(), c.caller, d.functionID, d.versionID)
-	return c, err
+	return err
 }
 
 // carry takes the request to an instance and its answer back.

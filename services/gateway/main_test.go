@@ -70,6 +70,7 @@ type site struct {
 	records   map[string]invocation.RequestRecord
 	answers   map[string]func(body []byte) any
 	asked     []question
+	revoked   []keys.TokenRevocation
 }
 
 // question is what a management endpoint was asked.
@@ -101,7 +102,7 @@ func newSite(t testing.TB) *site {
 // gateway starts one more.
 func (s *site) gateway(t testing.TB, tune func(*Config)) (g *Gateway, url, grpc string) {
 	t.Helper()
-	cfg := Config{HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", AdminNetworks: []string{"127.0.0.0/8"}, Region: "here"}
+	cfg := Config{HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", AdminNetworks: []string{"127.0.0.0/8"}, Region: "here", ConsoleDomain: keys.ConsoleDomain, ConsoleAccepted: true}
 	tune(&cfg)
 	g, err := New(cfg, testkit.Conn(t, s.nats), health.NewRegistry(), prometheus.NewRegistry(), logger(t))
 	require.NoError(t, err)
@@ -141,6 +142,11 @@ func (s *site) neighbours(t testing.TB) {
 			return keys.ClientResponse{}, problem.New(problem.NotFound, "Client: Not found")
 		}
 		return keys.ClientResponse{Account: access.DefaultAccount}, nil
+	})
+	bus.Serve(s.keys, keys.Revocations, func(context.Context, rpc.None) (keys.RevocationsResponse, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return keys.RevocationsResponse{Revocations: s.revoked}, nil
 	})
 	bus.Serve(s.keys, keys.LookupAccount, func(_ context.Context, r keys.AccountRequest) (keys.AccountResponse, error) {
 		if r.NCAID == "nobody" {
@@ -209,7 +215,7 @@ func (s *site) management(t testing.TB) {
 	served := map[string]bool{}
 	for _, rt := range routes() {
 		subject := rt.endpoint.Subject
-		if served[subject] {
+		if subject == "" || served[subject] { // some the gateway answers itself
 			continue
 		}
 		served[subject] = true
@@ -220,7 +226,7 @@ func (s *site) management(t testing.TB) {
 			s.asked = append(s.asked, q)
 			answer := s.answers[subject]
 			s.mu.Unlock()
-			out := reflect.New(rt.endpoint.Output).Interface()
+			out := empty(rt.endpoint.Output)
 			if answer != nil {
 				out = answer(m.Data)
 			}
@@ -233,6 +239,19 @@ func (s *site) management(t testing.TB) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.conn.Flush(t.Context()))
+}
+
+// empty is an answer with nothing in it: lists are empty, not null.
+func empty(t reflect.Type) any {
+	v := reflect.New(t)
+	if t.Kind() == reflect.Struct {
+		for _, f := range reflect.VisibleFields(t) {
+			if field := v.Elem().FieldByIndex(f.Index); f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() != reflect.Uint8 && field.CanSet() {
+				field.Set(reflect.MakeSlice(f.Type, 0, 0))
+			}
+		}
+	}
+	return v.Interface()
 }
 
 // respond makes a subject answer the same to everybody.
@@ -541,6 +560,9 @@ func do(t testing.TB, c *http.Client, r *http.Request) reply {
 func refused(t testing.TB, r reply, status int) problem.Document {
 	t.Helper()
 	require.Equal(t, status, r.StatusCode, r.body)
+	if r.Request != nil && faceOf(r.Request.URL.Path) == inventoryFace {
+		return refusedByInventory(t, r)
+	}
 	require.Equal(t, problem.ContentType, r.Header.Get("Content-Type"), r.body)
 	var raw map[string]any
 	require.NoError(t, json.Unmarshal([]byte(r.body), &raw), r.body)
@@ -553,6 +575,20 @@ func refused(t testing.TB, r reply, status int) problem.Document {
 	require.NotEmpty(t, doc.RequestID)
 	require.Equal(t, doc.RequestID, r.Header.Get(invocation.HeaderRequestID))
 	return doc
+}
+
+// refusedByInventory requires the error body of the cluster inventory.
+func refusedByInventory(t testing.TB, r reply) problem.Document {
+	t.Helper()
+	require.Equal(t, "application/json", r.Header.Get("Content-Type"))
+	var e inventoryError
+	require.NoError(t, json.Unmarshal([]byte(r.body), &e), r.body)
+	require.NotEmpty(t, e.Error)
+	require.Equal(t, e.RequestID, r.Header.Get(invocation.HeaderRequestID))
+	return problem.Document{
+		Status: r.StatusCode, Code: e.Code, Detail: e.Error, RequestID: e.RequestID, Violations: e.Violations,
+		RequiredScopes: e.RequiredScopes, RequiredResourceTypes: e.RequiredResourceTypes,
+	}
 }
 
 func direct(fid string) string { return fid + ".invocation.localhost" }

@@ -105,8 +105,8 @@ func TestFieldsOfAnAnswerTravelAsHeaders(t *testing.T) {
 	for _, subject := range []string{e.Subject(), b.Subject()} {
 		respond(t, s, subject, answer{"x", "v1", []string{"a", "b"}, &seven, ""})
 	}
-	s.gw.router.mux.HandleFunc("GET /headers", s.gw.handle(to(get, "/headers", open, ok, e)))
-	s.gw.router.mux.HandleFunc("GET /empty", s.gw.handle(to(get, "/empty", open, nothing, b)))
+	s.gw.router.mux.HandleFunc("GET /headers", s.gw.handle(s.gw.prepared(to(get, "/headers", open, ok, e))))
+	s.gw.router.mux.HandleFunc("GET /empty", s.gw.handle(s.gw.prepared(to(get, "/empty", open, nothing, b))))
 	for path, body := range map[string]string{"/headers": `{"body":"x"}`, "/empty": ""} {
 		got := do(t, client(t, false), request(t, "GET", s.url+path, nil))
 		require.Equal(t, body, got.body)

@@ -34,6 +34,7 @@ func (g *Gateway) invokePexec(w http.ResponseWriter, r *http.Request) {
 		g.refuseCall(w, r, c, err)
 		return
 	}
+	defer c.release()
 	c.compatible = wantsCompatible(r.Header)
 	uri := c.target.InferenceURL
 	if !strings.HasPrefix(uri, "/") {
@@ -66,13 +67,16 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 		return p
 	}
 	e, err := g.invoker(r)
+	if err == nil {
+		var p *problem.Problem
+		if c.caller, p = e.invoker(); p != nil {
+			err = p
+		}
+	}
+	g.decisions.note(pexecPoll, whom(e, err), refusalReason(err), r, c.id)
 	if err != nil {
 		return err
 	}
-	if e.refusal != nil {
-		return e.refusal
-	}
-	c.caller = e.invoker
 	window, p := pollWindow(r.Header, false)
 	if p != nil {
 		return p

@@ -59,6 +59,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *p
 	case http.StatusForbidden:
 		if len(p.RequiredScopes) > 0 {
 			h.Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="`+strings.Join(p.RequiredScopes, " ")+`"`)
+		} else if p.Code == problem.ResourceType || p.Code == problem.ResourceNotCovered {
+			h.Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
 		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(max(p.RetryAfterSeconds, 1)))
@@ -66,11 +68,16 @@ func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *p
 	if grpc, ok := w.(*grpcWriter); ok {
 		grpc.setMessage(p.Detail)
 	}
+	var body any = doc
+	if faceOf(r.URL.Path) == inventoryFace {
+		body = inventoryErrorOf(p, requestID)
+		h.Set("Content-Type", "application/json")
+	}
 	w.WriteHeader(doc.Status)
 	if r.Method == http.MethodHead {
 		return
 	}
-	b, err := json.Marshal(doc)
+	b, err := json.Marshal(body)
 	if err == nil {
 		_, _ = w.Write(b)
 	}

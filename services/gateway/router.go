@@ -58,26 +58,10 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 	}
 	tell := headersOf(reflect.TypeFor[Resp]())
 	rt.serve = func(g *Gateway, w http.ResponseWriter, r *http.Request, caller access.Caller) error {
-		if p := pathUUIDs(r); p != nil {
-			return p
-		}
-		// Read and write deadlines are for a client that stops in the middle; the HTTP server resets them afterwards.
-		deadline := http.NewResponseController(w)
-		_ = deadline.SetWriteDeadline(time.Now().Add(bodyPatience + longestAnswer))
 		var req Req
-		_ = deadline.SetReadDeadline(time.Now().Add(bodyPatience))
-		if err := bind.fill(r, rt.maxBody, &req); err != nil {
+		ctx, err := g.receive(w, r, caller, bind, rt.maxBody, &req)
+		if err != nil {
 			return err
-		}
-		_ = deadline.SetReadDeadline(time.Time{})
-		ctx := access.WithCaller(r.Context(), caller)
-		if tp := r.Header.Get("Traceparent"); tp != "" {
-			ctx = bus.WithTraceParent(ctx, tp)
-		}
-		if caller.CrossAccount {
-			if err := g.accounts.require(ctx, caller.Account); err != nil {
-				return err
-			}
 		}
 		resp, err := bus.Call(ctx, g.conn, e, req)
 		if err != nil {
@@ -89,17 +73,58 @@ func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.E
 	return rt
 }
 
-// handle serves one line of the table.
-func (g *Gateway) handle(line route) http.HandlerFunc {
+// receive reads a request into the fields of req, and returns the context in which the services act for its caller.
+func (g *Gateway) receive(w http.ResponseWriter, r *http.Request, caller access.Caller, bind binding, maxBody int64, req any) (context.Context, error) {
+	if p := pathUUIDs(r); p != nil {
+		return nil, p
+	}
+	// Read and write deadlines are for a client that stops in the middle; the HTTP server resets them afterwards.
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetWriteDeadline(time.Now().Add(bodyPatience + longestAnswer))
+	_ = deadline.SetReadDeadline(time.Now().Add(bodyPatience))
+	if err := bind.fill(r, maxBody, req); err != nil {
+		return nil, err
+	}
+	_ = deadline.SetReadDeadline(time.Time{})
+	ctx := access.WithCaller(r.Context(), caller)
+	if tp := r.Header.Get("Traceparent"); tp != "" {
+		ctx = bus.WithTraceParent(ctx, tp)
+	}
+	if caller.CrossAccount {
+		if err := g.accounts.require(ctx, caller.Account); err != nil {
+			return nil, err
+		}
+	}
+	return ctx, nil
+}
+
+// prepared is a line with what follows from its path and from the settings.
+func (g *Gateway) prepared(line route) *route {
 	line.account = accountIn(line.path)
 	line.row, line.entrance = g.entranceOf(line)
+	return &line
+}
+
+// handle serves one line of the table.
+func (g *Gateway) handle(line *route) http.HandlerFunc {
+	at := line.station()
+	audited := !line.open || line.face() == keysFace
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := newRequestID()
-		caller, err := g.enter(r, &line)
+		if p := line.face().tooLarge(r.Header); p != nil {
+			g.refuse(w, r, id, p)
+			return
+		}
+		caller, e, err := g.enter(r, line)
+		reason := refusalReason(err)
 		if err == nil {
-			caller.RequestID, caller.Address = id, remoteHost(r)
+			caller.RequestID, caller.Address, caller.Origin = id, remoteHost(r), origin(r)
 			caller.Alias = strings.HasPrefix(askedPath(r), "/v2/orgs/")
-			err = line.serve(g, w, r, caller)
+			err = g.metered(r, line, e, func() error { return line.serve(g, w, r, caller) })
+			reason = reasonOf(err)
+		}
+		if audited {
+			g.decisions.note(at, whom(e, err), reason, r, id)
 		}
 		if err != nil {
 			g.refuse(w, r, id, err)
@@ -107,50 +132,83 @@ func (g *Gateway) handle(line route) http.HandlerFunc {
 	}
 }
 
-// enter decides who may use a route (keys §3 and §7.3, steps 1 to 5).
-func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, error) {
+// metered serves a request within the limits of its key.
+func (g *Gateway) metered(r *http.Request, line *route, e *entry, serve func() error) error {
+	if e == nil || line.open {
+		return serve()
+	}
+	release, p := e.admit(r, g.clock.Now())
+	if p != nil {
+		return p
+	}
+	defer release()
+	return serve()
+}
+
+// station is the line as the audit record names it.
+func (line *route) station() *station {
+	at := &station{service: line.endpoint.Owner, method: line.method, route: line.path}
+	if line.row != nil && len(line.row.Ways) > 0 {
+		at.scopes = line.row.Ways[len(line.row.Ways)-1].Scopes
+	}
+	for _, p := range []struct{ parameter, target string }{
+		{"versionId", "version"}, {"functionId", "function"}, {"taskId", "task"}, {"clusterId", "cluster"}, {"deploymentId", "deployment"}, {"id", "key"},
+	} {
+		if strings.Contains(line.path, "{"+p.parameter+"}") {
+			at.target, at.parameter = p.target, p.parameter
+			break
+		}
+	}
+	return at
+}
+
+// enter decides who may use a route (keys §3 and §7.3, steps 1 to 5). The entry is nil when nobody was recognised.
+func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, *entry, error) {
 	var caller access.Caller
+	var e *entry
 	var err error
 	if line.open {
-		caller = g.actor(r)
-	} else if caller, err = g.authorize(r, line.row); err != nil {
+		caller, e = g.actor(r)
+	} else if caller, e, err = g.authorize(r, line.row); err != nil {
 		if !line.lets(r) {
-			return caller, line.face().refusal(err)
+			return caller, e, line.face().refusal(err)
 		}
-		caller = g.actor(r)
+		caller, e = g.actor(r)
 	}
 	if line.account != "" && !line.open {
 		var p *problem.Problem
 		if caller, p = ofAccount(line, r, caller); p != nil {
-			return caller, p
+			return caller, e, p
 		}
 	}
-	return caller, g.ofOrganisation(r, caller)
+	return caller, e, g.ofOrganisation(r, caller)
 }
 
 // authorize applies a row of the matrix to the request's credential; without a row, any request passes.
-func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, error) {
+func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, *entry, error) {
 	if row == nil {
-		return g.actor(r), nil
+		caller, e := g.actor(r)
+		return caller, e, nil
 	}
 	e, err := g.auth.authenticate(r.Context(), r.Header)
 	if err != nil {
-		return access.Caller{}, err
+		return access.Caller{}, nil, err
 	}
 	caller, p := access.Decide(*row, e.credential)
 	if p != nil {
-		return access.Caller{}, p
+		return access.Caller{}, e, p
 	}
-	return caller, nil
+	return caller, e, nil
 }
 
 // actor names who asks where no credential is needed: a valid one is recorded, anything else counts as nobody (keys §3).
-func (g *Gateway) actor(r *http.Request) access.Caller {
-	if e, err := g.auth.authenticate(r.Context(), r.Header); err == nil {
-		c := e.credential
-		return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}
+func (g *Gateway) actor(r *http.Request) (access.Caller, *entry) {
+	e, err := g.auth.authenticate(r.Context(), r.Header)
+	if err != nil {
+		return nobody(), nil
 	}
-	return nobody()
+	c := &e.credential
+	return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, e
 }
 
 type organisationKey struct{}
@@ -179,7 +237,9 @@ func nobody() access.Caller {
 func writeJSON(w http.ResponseWriter, requestID string, status int, body any) error {
 	h := w.Header()
 	h.Set(invocation.HeaderRequestID, requestID)
-	h.Set("Cache-Control", "no-store")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
 	if status == http.StatusNoContent {
 		w.WriteHeader(status)
 		return nil
@@ -200,12 +260,16 @@ func writeJSON(w http.ResponseWriter, requestID string, status int, body any) er
 type router struct {
 	g   *Gateway
 	mux *http.ServeMux
+	// lines are the table, by pattern of the mux.
+	lines map[string]*route
 }
 
 func newRouter(g *Gateway) *router {
-	rt := &router{g: g, mux: http.NewServeMux()}
+	rt := &router{g: g, mux: http.NewServeMux(), lines: map[string]*route{}}
 	for _, line := range withMirrors(routes()) {
-		rt.mux.HandleFunc(line.method+" "+line.path, g.handle(line))
+		pattern := line.method + " " + muxPattern(line.path)
+		rt.lines[pattern] = g.prepared(line)
+		rt.mux.HandleFunc(pattern, g.handle(rt.lines[pattern]))
 	}
 	for pattern, handler := range g.special() {
 		rt.mux.HandleFunc(pattern, handler)
@@ -227,6 +291,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if canonical, org, aliased := canonicalPath(r.URL.Path); aliased {
 		r.URL.Path, r.URL.RawPath = canonical, ""
 		r = r.WithContext(context.WithValue(r.Context(), organisationKey{}, org))
+	}
+	if led := muxPath(r.URL.Path); led != r.URL.Path {
+		r.URL.Path, r.URL.RawPath = led, ""
 	}
 	if r.URL.Path == "/health" {
 		g.serveHealth(w, d)

@@ -28,7 +28,7 @@ var open *access.Row
 // routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
 // the endpoint that answers. The aliases under /v2/orgs/… are rewritten to these paths before they are looked up.
 func routes() []route {
-	return slices.Concat(keyRoutes(), functionRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes())
+	return slices.Concat(keyRoutes(), functionRoutes(), resourceRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes(), explainRoutes())
 }
 
 // healthPatience bounds a look at the bus for /health.
@@ -48,6 +48,8 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 		"OPTIONS " + pexec + "/versions/{versionId}": preflight("POST"),
 		"OPTIONS /v2/nvcf/pexec/status/{requestId}":  preflight("GET,HEAD"),
 		"GET /v1/audit/stream":                       g.streamEvents,
+		"PUT /v2/nvcf/objects/{assetId}":             g.putObject,
+		"GET /v2/nvcf/objects/{assetId}":             g.getObject,
 		"GET /livez":                                 func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) },
 		"GET /readyz":                                g.health.ServeReady,
 		"GET /startupz":                              g.health.ServeReady,
@@ -66,10 +68,28 @@ func (g *Gateway) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	promhttp.HandlerFor(g.metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 }
 
+// minting is POST /v1/admin/keys as the audit record names it.
+var minting = &station{service: "keys", method: http.MethodPost, route: "/v1/admin/keys"}
+
+func mintReason(p *problem.Problem) access.Reason {
+	switch {
+	case p == nil:
+		return access.ReasonOK
+	case p.Code == problem.Forbidden:
+		return access.ReasonCIDR
+	}
+	return access.ReasonNoCredential
+}
+
 // mintAdminToken takes any body and none (keys §6.1); who may is decided by the trust mode.
 func (g *Gateway) mintAdminToken(w http.ResponseWriter, r *http.Request) {
 	id := newRequestID()
-	if p := g.mayMint(r); p != nil {
+	p := keysFace.tooLarge(r.Header)
+	if p == nil {
+		p = g.mayMint(r)
+		g.decisions.note(minting, nil, mintReason(p), r, id)
+	}
+	if p != nil {
 		writeProblem(w, r, id, p)
 		return
 	}

@@ -21,11 +21,15 @@ const streamWait = 15
 // streamRetry is the pause after a question that was not answered.
 const streamRetry = time.Second
 
+// auditStream is the stream as the audit record itself names it.
+var auditStream = &station{service: "ledger", method: http.MethodGet, route: "/v1/audit/stream", scopes: []access.Scope{access.AuditRead}}
+
 // streamEvents serves GET /v1/audit/stream: the audit record as server-sent events, from ?since, ?after or
 // Last-Event-ID on, without end. The id of each event is its sequence in the ledger.
 func (g *Gateway) streamEvents(w http.ResponseWriter, r *http.Request) {
 	id := newRequestID()
-	caller, err := g.authorize(r, &access.ReadAudit)
+	caller, e, err := g.authorize(r, &access.ReadAudit)
+	g.decisions.note(auditStream, whom(e, err), refusalReason(err), r, id)
 	if err != nil {
 		g.refuse(w, r, id, err)
 		return

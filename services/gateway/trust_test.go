@@ -19,7 +19,7 @@ func administration(s *site, g *Gateway, t testing.TB) {
 	e := rpc.Endpoint[rpc.None, rpc.None]{Service: "tasks", Resource: "test", Verb: "administration"}
 	respond(t, s, e.Subject(), rpc.None{})
 	for path, row := range map[string]*access.Row{"/t/admin": &access.AdminKeys, "/t/evaluate": &access.Evaluate, "/t/explain": &access.ExplainKey, "/v1/admin/t": &access.ReadAudit, "/t/audit": &access.ReadAudit} {
-		g.router.mux.HandleFunc("GET "+path, g.handle(to(get, path, row, ok, e)))
+		g.router.mux.HandleFunc("GET "+path, g.handle(g.prepared(to(get, path, row, ok, e))))
 	}
 }
 

@@ -1,0 +1,213 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+)
+
+// explainRoutes is the one question about access that the gateway answers itself: it alone knows every route.
+func explainRoutes() []route {
+	bind := bindingOf(reflect.TypeFor[access.ExplainRequest]())
+	return []route{{
+		method: post, path: "/v1/keys/explain", row: &access.ExplainKey, status: ok, maxBody: maxManagementBody,
+		endpoint: rpc.Description{
+			Owner: "gateway", Doc: "Says whether a key may make a request, and which rule decides; nothing happens.",
+			Input: reflect.TypeFor[access.ExplainRequest](), Output: reflect.TypeFor[access.Explanation](),
+		},
+		serve: func(g *Gateway, w http.ResponseWriter, r *http.Request, caller access.Caller) error {
+			var req access.ExplainRequest
+			if _, err := g.receive(w, r, caller, bind, maxManagementBody, &req); err != nil {
+				return err
+			}
+			answer, err := g.explain(r, caller, req)
+			if err != nil {
+				return err
+			}
+			return writeJSON(w, caller.RequestID, ok, answer)
+		},
+	}}
+}
+
+// explain decides about a request that is not made.
+func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access.ExplainRequest) (access.Explanation, error) {
+	r, err := imagined(asking, req)
+	if err != nil {
+		return access.Explanation{}, err
+	}
+	at, p := g.locate(r)
+	if p != nil {
+		return explained(at, access.ReasonMalformed, p.Detail), nil
+	}
+	e, err := g.explicable(asking, caller, req)
+	if d, refused := errors.AsType[*denial](err); refused && d.reason != access.ReasonBackend {
+		return explained(at, d.reason, asProblem(err).Detail), nil
+	}
+	if err != nil {
+		return access.Explanation{}, err
+	}
+	if at.line.open || at.line.row == nil {
+		return explained(at, access.ReasonOK, "this needs no credential"), nil
+	}
+	return g.verdict(r, at, e), nil
+}
+
+// place is a route with the parameters that a path has there.
+type place struct {
+	line *route
+	// invocation is set when the request goes to a function as it stands.
+	invocation bool
+}
+
+// invocations stands for every path of a function's own.
+var invocations = &route{row: &access.Invoke}
+
+// locate finds where a request would be decided, exactly as ServeHTTP does.
+func (g *Gateway) locate(r *http.Request) (place, *problem.Problem) {
+	nowhere := place{line: &route{}}
+	d, p := classify(r)
+	if p != nil {
+		return nowhere, p
+	}
+	if d.functionID != "" {
+		r.SetPathValue("functionId", d.functionID)
+		r.SetPathValue("versionId", d.versionID)
+		return place{invocations, true}, nil
+	}
+	if canonical, _, aliased := canonicalPath(r.URL.Path); aliased {
+		r.URL.Path = canonical
+	}
+	missing := problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, r.URL.Path)
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		return nowhere, missing
+	}
+	_, pattern := g.router.mux.Handler(r)
+	if pattern == "" {
+		return nowhere, missing
+	}
+	line := g.router.lines[pattern]
+	if line == nil {
+		_, path, _ := strings.Cut(pattern, " ")
+		line = &route{path: path, row: described[pattern].Row, entrance: entrance{open: described[pattern].Row == nil}}
+	}
+	want, have := strings.Split(line.path, "/"), strings.Split(r.URL.Path, "/")
+	for i := range min(len(want), len(have)) {
+		if name, ok := strings.CutPrefix(want[i], "{"); ok {
+			r.SetPathValue(strings.TrimSuffix(name, "}"), have[i])
+		}
+	}
+	if p := pathUUIDs(r); p != nil {
+		return place{line: line}, p
+	}
+	return place{line, line.row != nil && line.row.Name == access.Invoke.Name}, nil
+}
+
+// imagined is the request that is asked about.
+func imagined(asking *http.Request, req access.ExplainRequest) (*http.Request, error) {
+	check := problem.NewCheck("request")
+	u, err := url.ParseRequestURI(req.Path)
+	check.Require(err == nil && strings.HasPrefix(req.Path, "/"), "path", "must be the path of a request, such as /v2/nvcf/functions")
+	check.Require(req.Method != "" && !strings.ContainsAny(req.Method, " \t\r\n/"), "method", "must be an HTTP method, such as GET")
+	check.Require((req.Key == "") != (len(req.Authorizations) == 0), "key", "must be given, or authorizations, but not both")
+	if err := check.Err(); err != nil {
+		return nil, err
+	}
+	r := &http.Request{Method: strings.ToUpper(req.Method), URL: u, Host: req.Host, Header: http.Header{}, RequestURI: req.Path, RemoteAddr: asking.RemoteAddr}
+	return r.WithContext(asking.Context()), nil
+}
+
+// explicable is the credential that is asked about.
+func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req access.ExplainRequest) (*entry, error) {
+	if req.Key != "" {
+		return g.auth.recognise(asking.Context(), req.Key)
+	}
+	var doc struct {
+		Policies []access.Policy `json:"policies"`
+	}
+	if err := json.Unmarshal(req.Authorizations, &doc); err != nil {
+		return nil, violation("authorizations", "must be an object whose policies are as in POST /v1/keys")
+	}
+	c := access.Credential{Kind: access.Key, Account: caller.Account, Policies: doc.Policies, ExpiresAt: time.Now().Add(time.Hour)}
+	every := []string{access.FunctionsAudience, access.TasksAudience, access.EventsAudience}
+	for _, p := range doc.Policies {
+		named := append(slices.Clone(p.Audiences), p.Audience)
+		c.Audiences = append(c.Audiences, slices.DeleteFunc(named, func(s string) bool { return s == "" })...)
+	}
+	if len(c.Audiences) == 0 {
+		c.Audiences = every
+	}
+	e := &entry{credential: c}
+	g.auth.cache.share(e)
+	return e, nil
+}
+
+// verdict applies the row and then, as far as the path names the object, its resources.
+func (g *Gateway) verdict(r *http.Request, at place, e *entry) access.Explanation {
+	caller, p := access.Decide(*at.line.row, e.credential)
+	if p == nil && at.line.account != "" {
+		caller, p = ofAccount(at.line, r, caller)
+	}
+	if p != nil {
+		return explained(at, refusalReason(p), p.Detail)
+	}
+	if what := uncovered(r, at, caller); what != "" {
+		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, what).Detail)
+	}
+	return explained(at, access.ReasonOK, "this credential may "+at.line.row.What)
+}
+
+// uncovered names the object of a path that lies outside the resources of a caller; empty when there is none. Whose the
+// object is, is not looked up: resources for own functions and for shared ones both count.
+func uncovered(r *http.Request, at place, caller access.Caller) string {
+	function, version := r.PathValue("functionId"), r.PathValue("versionId")
+	task, cluster := r.PathValue("taskId"), r.PathValue("clusterId")
+	switch {
+	case caller.Kind != access.Key:
+	case function != "":
+		covered := caller.CoversFunction(true, function, version) || caller.CoversFunction(false, function, version)
+		if version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
+			covered = covered || coversSomeOf(caller, function)
+		}
+		if !covered {
+			return strings.TrimSuffix("function "+function+", version "+version, ", version ")
+		}
+	case task != "" && !caller.CoversTask(task):
+		return "task " + task
+	case cluster != "" && !caller.CoversCluster(cluster):
+		return "cluster " + cluster
+	}
+	return ""
+}
+
+// coversSomeOf reports whether a caller has a version of a function.
+func coversSomeOf(caller access.Caller, function string) bool {
+	for _, grant := range caller.Grants {
+		for _, entries := range grant {
+			for _, r := range entries {
+				if reach, ok := r.Reach(); ok && reach == access.V && strings.HasPrefix(strings.ToLower(r.ID), function+"/") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func explained(at place, reason access.Reason, detail string) access.Explanation {
+	e := access.Explanation{Allowed: reason == access.ReasonOK, Reason: reason, Detail: detail, RequiredScopes: []access.Scope{}, CompatibleResourceTypes: []string{}}
+	if at.line.row != nil && len(at.line.row.Ways) > 0 {
+		scopes, types := at.line.row.Asks()
+		e.Rule, e.RequiredScopes, e.CompatibleResourceTypes = at.line.row.Name, append(e.RequiredScopes, scopes...), append(e.CompatibleResourceTypes, types...)
+	}
+	return e
+}
