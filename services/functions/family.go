@@ -39,15 +39,15 @@ func joins(spec contract.Spec, siblings []contract.Spec) (contract.Spec, error) 
 	return spec, nil
 }
 
-// shared is what a version tells its siblings: settings by model name, and priorities when not nil.
-type shared struct {
+// kinship is what a version tells its siblings: settings by model name, and priorities when not nil.
+type kinship struct {
 	models     map[string]contract.LLMConfig
 	priorities []byte
 }
 
 // sharedBy collects what a new version tells.
-func sharedBy(spec contract.Spec) shared {
-	s := shared{models: map[string]contract.LLMConfig{}, priorities: spec.LLMInvocationConfig}
+func sharedBy(spec contract.Spec) kinship {
+	s := kinship{models: map[string]contract.LLMConfig{}, priorities: spec.LLMInvocationConfig}
 	for _, m := range spec.Models {
 		if m.LLMConfig != nil {
 			s.models[m.Name] = *m.LLMConfig
@@ -57,8 +57,8 @@ func sharedBy(spec contract.Spec) shared {
 }
 
 // sharedByUpdate collects what an update tells.
-func sharedByUpdate(r contract.UpdateRequest) shared {
-	s := shared{models: map[string]contract.LLMConfig{}, priorities: r.LLMInvocationConfig}
+func sharedByUpdate(r contract.UpdateRequest) kinship {
+	s := kinship{models: map[string]contract.LLMConfig{}, priorities: r.LLMInvocationConfig}
 	for _, u := range r.ModelUpdates {
 		s.models[u.ModelName] = u.LLMConfig
 	}
@@ -66,7 +66,7 @@ func sharedByUpdate(r contract.UpdateRequest) shared {
 }
 
 // takes returns spec with what is shared, and whether that changed anything. Spec itself stays as it is.
-func takes(spec contract.Spec, s shared) (contract.Spec, bool) {
+func takes(spec contract.Spec, s kinship) (contract.Spec, bool) {
 	changed := false
 	spec.Models = slices.Clone(spec.Models)
 	for i, m := range spec.Models {

@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/seal"
+	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
 // instancesPatience is how long a reader of details waits for the deployments service; a version without its
@@ -33,14 +35,21 @@ type Instances func(ctx context.Context, versionID string) ([]instances.Brief, e
 type Functions struct {
 	store     *versions
 	instances Instances
+	accounts  Accounts
 	now       func() time.Time
 	log       *zap.Logger
-	vault     *seal.Vault
+	// maxVersions bounds the versions of one function; 0 does not.
+	maxVersions int
+	idempotency *store.Idempotency
+	vault       *seal.Vault
+	*resources
 }
 
 // New makes the use cases. They serve once [Functions.Unlock] has found the key of the secrets.
-func New(store *versions, live Instances, now func() time.Time, log *zap.Logger) *Functions {
-	return &Functions{store: store, instances: live, now: now, log: log}
+func New(versions *versions, live Instances, accounts Accounts, now func() time.Time, log *zap.Logger) *Functions {
+	return &Functions{
+		store: versions, instances: live, accounts: accounts, now: now, log: log, idempotency: store.NewIdempotency(schema),
+	}
 }
 
 // Unlock finds or makes the key that seals secrets. It must succeed before the first request.
@@ -59,7 +68,7 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 	if err != nil {
 		return none, err
 	}
-	v := version{id: uuid.NewString(), functionID: uuid.NewString(), account: caller.Account, status: contract.Inactive}
+	v := version{id: uuid.NewString(), functionID: uuid.NewString(), account: caller.Account, status: contract.Inactive, revision: 1}
 	further := r.FunctionID != ""
 	if further {
 		if v.functionID, err = id("functionId", r.FunctionID); err != nil {
@@ -67,7 +76,7 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 		}
 	}
 	v.spec = normalise(r.Spec)
-	if err := validate(v.spec, r.Secrets); err != nil {
+	if err := validate(v.spec, r); err != nil {
 		return none, err
 	}
 	v.spec = complete(v.spec)
@@ -82,35 +91,66 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 		return none, err
 	}
 
-	var created version
-	err = f.store.change(ctx, func(u unit) error {
-		v := v // the transaction may run again
-		siblings, err := f.admit(ctx, u, caller, &v, further)
-		if err != nil {
-			return err
-		}
-		if err := telemetriesExist(v); err != nil {
-			return err
-		}
-		if err := u.insert(ctx, v, sealed); err != nil {
-			return err
-		}
-		if err := tell(ctx, u, contract.Created, v, contract.Changed{Function: v.view()}); err != nil {
-			return err
-		}
-		created = v
-		return f.spread(ctx, u, siblings, sharedBy(v.spec))
+	limit, err := f.functionsAllowed(ctx, caller, further)
+	if err != nil {
+		return none, err
+	}
+	err = f.artifactsFit(ctx, v, func(u unit) error {
+		v := v
+		_, err := f.admit(ctx, u, caller, &v, further)
+		return err
 	})
 	if err != nil {
 		return none, err
 	}
-	answer := created.view()
-	answer.Secrets = names
-	return contract.FunctionResponse{Function: answer}, nil
+	once := store.Key{Scope: "create " + caller.Account, Key: r.IdempotencyKey, Request: r}
+	var answer contract.FunctionResponse
+	err = f.store.change(ctx, func(u unit) error {
+		v := v // the transaction may run again
+		return f.idempotency.Once(ctx, u.tx, once, f.now(), &answer, func() error {
+			siblings, err := f.admit(ctx, u, caller, &v, further)
+			if err != nil {
+				return err
+			}
+			if err := u.telemetriesFit(ctx, v.account, v.spec.Telemetries, keyShared); err != nil {
+				return err
+			}
+			if err := u.insert(ctx, v, sealed); err != nil {
+				return err
+			}
+			if err := tell(ctx, u, contract.Created, v, contract.Changed{Function: v.view()}); err != nil {
+				return err
+			}
+			answer = v.answer()
+			answer.Function.Secrets = names
+			if !further {
+				return u.addFunction(ctx, v.account, limit)
+			}
+			return f.spread(ctx, u, siblings, sharedBy(v.spec))
+		})
+	})
+	if errors.Is(err, store.ErrKeyReused) {
+		return none, problem.New(problem.Unprocessable, "the Idempotency-Key was used for another request; choose a new one")
+	}
+	return answer, err
 }
 
-// admit decides whether the caller may add v: as a new function, or beside the versions of its function. It returns
-// the siblings when they are a family, which v's specification then takes part in.
+// functionsAllowed is how many functions the account may have, 0 for any number. A further version needs no such look, and
+// a keys service that is away does not stop whom it has let in before.
+func (f *Functions) functionsAllowed(ctx context.Context, caller access.Caller, further bool) (int, error) {
+	if further {
+		return 0, nil
+	}
+	account, err := f.accounts(ctx, caller.Account)
+	if problem.HasCode(err, problem.Unavailable) || problem.HasCode(err, problem.GatewayTimeout) {
+		f.log.Warn("a function is created without a look at the account's limit", zap.String("account", caller.Account), zap.Error(err))
+		return 0, nil
+	}
+	return account.MaxFunctionsAllowed, err
+}
+
+// admit decides whether the caller may add v: as a new function, or beside the versions of its function, which it returns.
+// Then v has what it inherits: the parties of the function, and in a family the priorities.
 func (f *Functions) admit(ctx context.Context, u unit, caller access.Caller, v *version, further bool) ([]version, error) {
 	if !further {
 		if !caller.CoversFunction(true, v.functionID, "") {
@@ -118,30 +158,29 @@ func (f *Functions) admit(ctx context.Context, u unit, caller access.Caller, v *
 		}
 		return nil, nil
 	}
-	kind, found, err := u.typeOf(ctx, v.account, v.functionID)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return nil, functionNotFound(v.account, v.functionID)
-	}
-	if !caller.CoversFunction(true, v.functionID, "") {
-		return nil, access.NotCovered(access.CreateVersion, "function "+v.functionID)
-	}
-	if kind != contract.LLM {
-		_, err := joins(v.spec, []contract.Spec{{FunctionType: kind}})
-		return nil, err
-	}
 	siblings, err := u.lockFamily(ctx, v.account, v.functionID)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case len(siblings) == 0:
+		return nil, functionNotFound(v.account, v.functionID)
+	case !caller.CoversFunction(true, v.functionID, ""):
+		return nil, access.NotCovered(access.CreateVersion, "function "+v.functionID)
+	case f.maxVersions > 0 && len(siblings) >= f.maxVersions:
+		return nil, problem.New(problem.IllegalState, "the function has %d versions, and SIROCCO_FUNCTIONS_MAX_VERSIONS allows no more", len(siblings))
 	}
 	specs := make([]contract.Spec, len(siblings))
 	for i, s := range siblings {
+		if s.public() && !caller.CrossAccount {
+			return nil, isPublic("add a version to")
+		}
 		specs[i] = s.spec
 	}
-	v.spec, err = joins(v.spec, specs)
-	return siblings, err
+	v.functionParties = siblings[0].functionParties
+	if v.spec, err = joins(v.spec, specs); err != nil || v.spec.FunctionType != contract.LLM {
+		return nil, err
+	}
+	return siblings, nil
 }
 
 // fits keeps a version within what the bus carries, in one message of its event or of its launch.
@@ -156,21 +195,8 @@ func fits(spec contract.Spec, secrets []contract.Secret) error {
 	return nil
 }
 
-// telemetriesExist refuses every telemetry endpoint: an account cannot have any in this release.
-func telemetriesExist(v version) error {
-	if v.spec.Telemetries == nil {
-		return nil
-	}
-	for _, id := range []string{v.spec.Telemetries.Logs, v.spec.Telemetries.Metrics, v.spec.Telemetries.Traces} {
-		if id != "" {
-			return problem.New(problem.NotFound, "Account '%s' Telemetry '%s': Not found", v.account, id)
-		}
-	}
-	return nil
-}
-
 // spread gives the locked versions of a family what one of them shares.
-func (f *Functions) spread(ctx context.Context, u unit, family []version, s shared) error {
+func (f *Functions) spread(ctx context.Context, u unit, family []version, s kinship) error {
 	for _, sibling := range family {
 		spec, changed := takes(sibling.spec, s)
 		if !changed {
@@ -190,6 +216,7 @@ func (f *Functions) rewrite(ctx context.Context, u unit, v version) (version, er
 	if err := u.save(ctx, v); err != nil {
 		return v, err
 	}
+	v.revision++
 	return v, tell(ctx, u, contract.Updated, v, contract.Changed{Function: v.view()})
 }
 
@@ -201,15 +228,20 @@ func (f *Functions) Get(ctx context.Context, r contract.VersionRequest) (contrac
 		return none, err
 	}
 	v, found, err := f.store.find(ctx, want.versionID)
-	if err == nil {
-		err = permit(access.ReadFunctions, caller, want, v, found)
-	}
 	if err != nil {
 		return none, err
 	}
-	answer := v.view()
-	if !caller.MayAlso(access.ListFunctionDetails, true, v.functionID, v.id) {
-		return contract.FunctionResponse{Function: answer}, nil
+	if found && v.functionID == want.functionID && v.account != caller.Account && v.sharedWith(caller.Account) &&
+		caller.CoversFunction(false, v.functionID, v.id) {
+		return contract.FunctionResponse{Function: v.sharedView(), ETag: v.etag()}, nil
+	}
+	if err := permit(access.ReadFunctions, caller, want, v, found); err != nil {
+		return none, err
+	}
+	response := v.answer()
+	answer := &response.Function
+	if !seesDetails(caller, v) {
+		return response, nil
 	}
 	if r.IncludeSecrets == nil || *r.IncludeSecrets {
 		sealed, err := f.store.secrets(ctx, v.id)
@@ -221,7 +253,15 @@ func (f *Functions) Get(ctx context.Context, r contract.VersionRequest) (contrac
 		}
 	}
 	answer.ActiveInstances = f.live(ctx, v.id)
-	return contract.FunctionResponse{Function: answer}, nil
+	return response, nil
+}
+
+// seesDetails reports whether the caller may see the instances and the names of the secrets of a version of its account.
+func seesDetails(caller access.Caller, v version) bool {
+	if caller.CrossAccount {
+		return slices.Contains(caller.Scopes, access.AdminPrefix+access.ListFunctionDetails)
+	}
+	return caller.MayAlso(access.ListFunctionDetails, true, v.functionID, v.id)
 }
 
 // live returns the instances of a version, none when the deployments service does not answer.
@@ -234,80 +274,6 @@ func (f *Functions) live(ctx context.Context, versionID string) []instances.Brie
 		return nil
 	}
 	return found
-}
-
-// List returns every version the caller may see, newest first (§3.3).
-func (f *Functions) List(ctx context.Context, r contract.ListRequest) (contract.ListResponse, error) {
-	answer := contract.ListResponse{Functions: []contract.Function{}}
-	caller, err := client(ctx)
-	if err != nil {
-		return answer, err
-	}
-	visible, err := visibilities(r.Visibility)
-	if err != nil || !visible["private"] {
-		return answer, err
-	}
-	all, err := f.store.ofAccount(ctx, caller.Account)
-	answer.Functions = append(answer.Functions, covered(caller, all)...)
-	return answer, err
-}
-
-// ListIDs returns the distinct ids of the same functions in the same order (§3.4).
-func (f *Functions) ListIDs(ctx context.Context, r contract.ListRequest) (contract.IDsResponse, error) {
-	answer := contract.IDsResponse{FunctionIDs: []string{}}
-	caller, err := client(ctx)
-	if err != nil {
-		return answer, err
-	}
-	visible, err := visibilities(r.Visibility)
-	if err != nil || !visible["private"] {
-		return answer, err
-	}
-	all, err := f.store.ids(ctx, caller.Account)
-	seen := map[string]bool{}
-	for _, p := range all {
-		if !seen[p.functionID] && caller.CoversFunction(true, p.functionID, p.versionID) {
-			seen[p.functionID] = true
-			answer.FunctionIDs = append(answer.FunctionIDs, p.functionID)
-		}
-	}
-	return answer, err
-}
-
-// ListVersions returns the versions of one function, newest first (§3.5).
-func (f *Functions) ListVersions(ctx context.Context, r contract.ListVersionsRequest) (contract.ListResponse, error) {
-	none := contract.ListResponse{}
-	caller, err := client(ctx)
-	if err != nil {
-		return none, err
-	}
-	functionID, err := id("functionId", r.FunctionID)
-	if err != nil {
-		return none, err
-	}
-	all, err := f.store.ofFunction(ctx, caller.Account, functionID)
-	if err != nil {
-		return none, err
-	}
-	if len(all) == 0 {
-		return none, functionNotFound(caller.Account, functionID)
-	}
-	visible := covered(caller, all)
-	if len(visible) == 0 {
-		return none, access.NotCovered(access.ReadFunctions, "function "+functionID)
-	}
-	return contract.ListResponse{Functions: visible}, nil
-}
-
-// covered keeps the versions within the caller's resources.
-func covered(caller access.Caller, all []version) []contract.Function {
-	var visible []contract.Function
-	for _, v := range all {
-		if caller.CoversFunction(true, v.functionID, v.id) {
-			visible = append(visible, v.view())
-		}
-	}
-	return visible
 }
 
 // Update changes the tags, description or limits of a version in any state (§3.7). An update that changes nothing
@@ -323,6 +289,13 @@ func (f *Functions) Update(ctx context.Context, r contract.UpdateRequest) (contr
 	}
 	r.RateLimit, r.LLMInvocationConfig = normaliseRate(r.RateLimit), compact(r.LLMInvocationConfig)
 	if err := validateUpdate(r); err != nil {
+		return none, err
+	}
+	before, found, err := f.store.find(ctx, want.versionID)
+	if err == nil {
+		err = permit(access.WriteFunction, caller, want, before, found)
+	}
+	if err != nil {
 		return none, err
 	}
 	var updated version
@@ -342,23 +315,72 @@ func (f *Functions) Update(ctx context.Context, r contract.UpdateRequest) (contr
 		if err := permit(access.WriteFunction, caller, want, v, found); err != nil {
 			return err
 		}
+		if err := v.matches(r.IfMatch); err != nil {
+			return err
+		}
 		spec, err := apart(v.spec, r)
 		if err != nil {
 			return err
+		}
+		if !reflect.DeepEqual(spec, v.spec) && !reflect.DeepEqual(before.spec, v.spec) {
+			return problem.New(problem.Conflict, "another request changed version '%s' at the same time; read it and try again", v.id)
 		}
 		others := slices.DeleteFunc(family, func(s version) bool { return s.id == v.id })
 		if err := f.spread(ctx, u, others, sharedByUpdate(r)); err != nil {
 			return err
 		}
-		if reflect.DeepEqual(spec, v.spec) {
-			updated = v
-			return nil
-		}
-		v.spec = spec
-		updated, err = f.rewrite(ctx, u, v)
+		updated, err = f.keep(ctx, u, v, spec)
 		return err
 	})
-	return contract.FunctionResponse{Function: updated.view()}, err
+	return updated.answer(), err
+}
+
+// keep stores another specification of a locked version and tells of it; an equal one changes nothing.
+func (f *Functions) keep(ctx context.Context, u unit, v version, spec contract.Spec) (version, error) {
+	if reflect.DeepEqual(spec, v.spec) {
+		return v, nil
+	}
+	limited := !reflect.DeepEqual(spec.RateLimit, v.spec.RateLimit)
+	v.spec = spec
+	v, err := f.rewrite(ctx, u, v)
+	if err != nil || !limited {
+		return v, err
+	}
+	return v, tell(ctx, u, contract.RateLimitUpdated, v, contract.RateLimitChanged{
+		FunctionID: v.functionID, VersionID: v.id, RateLimit: v.spec.RateLimit,
+	})
+}
+
+// UpdateMetadata is Update for a client that leaves empty lists out: nothing at all means no tags (§3.8).
+func (f *Functions) UpdateMetadata(ctx context.Context, r contract.MetadataRequest) (contract.FunctionResponse, error) {
+	if changesNothing(r.UpdateRequest) {
+		r.Tags = &[]string{}
+	}
+	return f.Update(ctx, r.UpdateRequest)
+}
+
+// RemoveRateLimit takes the limit of a version away (§4).
+func (f *Functions) RemoveRateLimit(ctx context.Context, r contract.VersionRequest) (rpc.None, error) {
+	caller, want, err := named(ctx, r.FunctionID, r.VersionID)
+	if err != nil {
+		return rpc.None{}, err
+	}
+	return rpc.None{}, f.store.change(ctx, func(u unit) error {
+		v, found, err := u.lock(ctx, want.versionID)
+		if err != nil {
+			return err
+		}
+		if err := permit(access.WriteFunction, caller, want, v, found); err != nil {
+			return err
+		}
+		if err := v.matches(r.IfMatch); err != nil {
+			return err
+		}
+		spec := v.spec
+		spec.RateLimit = nil
+		_, err = f.keep(ctx, u, v, spec)
+		return err
+	})
 }
 
 // apart returns spec with the update applied.
@@ -394,15 +416,32 @@ func (f *Functions) Delete(ctx context.Context, r contract.VersionRequest) (rpc.
 		return rpc.None{}, err
 	}
 	return rpc.None{}, f.store.change(ctx, func(u unit) error {
-		v, found, err := u.lock(ctx, want.versionID)
+		// Who else adds or deletes a version of the function must know whether this one is the last.
+		family, err := u.lockFamily(ctx, caller.Account, want.functionID)
 		if err != nil {
 			return err
 		}
-		if err := permit(access.RemoveFunction, caller, want, v, found); err != nil {
+		at := slices.IndexFunc(family, func(v version) bool { return v.id == want.versionID })
+		if at < 0 {
+			return versionNotFound(caller.Account, want)
+		}
+		v := family[at]
+		if err := permit(access.RemoveFunction, caller, want, v, true); err != nil {
+			return err
+		}
+		if v.public() {
+			return isPublic("delete")
+		}
+		if err := v.matches(r.IfMatch); err != nil {
 			return err
 		}
 		if err := u.remove(ctx, v.id); err != nil {
 			return err
+		}
+		if len(family) == 1 {
+			if err := u.removeFunction(ctx, v.account); err != nil {
+				return err
+			}
 		}
 		return tell(ctx, u, contract.Deleted, v, contract.Changed{Function: v.view()})
 	})
@@ -411,7 +450,7 @@ func (f *Functions) Delete(ctx context.Context, r contract.VersionRequest) (rpc.
 // Lookup returns one version to another service, whatever account it is in.
 func (f *Functions) Lookup(ctx context.Context, r contract.InternalRequest) (contract.FunctionResponse, error) {
 	v, err := f.internal(ctx, r)
-	return contract.FunctionResponse{Function: v.view()}, err
+	return contract.FunctionResponse{Function: v.view(), Public: v.public()}, err
 }
 
 // Launch returns one version with the values of its secrets, to the node that starts it. It refuses to act for a
@@ -429,6 +468,9 @@ func (f *Functions) Launch(ctx context.Context, r contract.InternalRequest) (con
 		return contract.Launchable{}, err
 	}
 	launchable := contract.Launchable{Function: v.view()}
+	if launchable.RegistryAuth, err = f.registryAuth(ctx, v.account, v.spec.ContainerImage); err != nil {
+		return contract.Launchable{}, err
+	}
 	for _, s := range sealed {
 		value, err := f.vault.Open(ctx, place(v.id, s.name), s.value)
 		if err != nil {
@@ -525,20 +567,21 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		if err != nil {
 			return none, err
 		}
-		if !found || v.functionID != functionID || v.account != r.Account {
+		if !found || v.functionID != functionID || v.account != r.Account && !v.sharedWith(r.Account) {
 			return none, versionNotFound(r.Account, pair{functionID, versionID})
 		}
+		answer.Owner = v.account
 		if v.status != contract.Inactive {
 			answer.Targets = append(answer.Targets, target(v))
 		}
 		return answer, nil
 	}
-	deployed, err := f.store.deployed(ctx, r.Account, functionID)
+	deployed, err := f.store.invocable(ctx, r.Account, functionID)
 	if err != nil {
 		return none, err
 	}
 	if len(deployed) == 0 {
-		if _, found, err := f.store.typeOf(ctx, r.Account, functionID); err != nil || !found {
+		if found, err := f.store.seen(ctx, r.Account, functionID); err != nil || !found {
 			if err == nil {
 				err = functionNotFound(r.Account, functionID)
 			}
@@ -546,13 +589,14 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		}
 	}
 	for _, v := range deployed {
+		answer.Owner = v.account
 		answer.Targets = append(answer.Targets, target(v))
 	}
 	return answer, nil
 }
 
 func target(v version) contract.Target {
-	return contract.Target{VersionID: v.id, Name: v.spec.Name, Status: v.status, InferenceURL: v.spec.InferenceURL, Type: v.spec.FunctionType}
+	return contract.Target{VersionID: v.id, Name: v.spec.Name, Status: v.status, InferenceURL: v.spec.InferenceURL, Type: v.spec.FunctionType, Public: v.public()}
 }
 
 // seal encrypts secrets for one version and returns their names beside them.
@@ -563,7 +607,7 @@ func (f *Functions) seal(ctx context.Context, versionID string, secrets []contra
 			return nil, nil, err
 		}
 		names = append(names, s.Name)
-		sealed = append(sealed, sealedSecret{s.Name, value})
+		sealed = append(sealed, sealedSecret{name: s.Name, value: value})
 	}
 	return names, sealed, nil
 }

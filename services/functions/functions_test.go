@@ -29,7 +29,7 @@ func TestMinimalFunctionComesBackWithItsDefaults(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	fn := w.create("", minimal())
-	members := object(t, fn)
+	members := membersOf(t, fn)
 	require.NotEmpty(t, members["id"])
 	require.NotEmpty(t, members["versionId"])
 	for _, generated := range []string{"id", "versionId"} {
@@ -55,7 +55,7 @@ func TestMinimalFunctionComesBackWithItsDefaults(t *testing.T) {
 	ids, err := call(w, admin(), contract.ListIDs, contract.ListRequest{})
 	require.NoError(t, err)
 	require.Equal(t, []string{fn.ID}, ids.FunctionIDs)
-	found, err := ask(w, contract.Lookup, contract.InternalRequest{VersionID: fn.VersionID})
+	found, err := asService(w, contract.Lookup, contract.InternalRequest{VersionID: fn.VersionID})
 	require.NoError(t, err)
 	require.Equal(t, fn, found.Function)
 
@@ -74,10 +74,10 @@ func TestEmptyAccountListsEmptyArrays(t *testing.T) {
 	w := newWorld(t)
 	all, err := call(w, admin(), contract.List, contract.ListRequest{})
 	require.NoError(t, err)
-	require.Equal(t, map[string]any{"functions": []any{}}, object(t, all))
+	require.Equal(t, map[string]any{"functions": []any{}}, membersOf(t, all))
 	ids, err := call(w, admin(), contract.ListIDs, contract.ListRequest{})
 	require.NoError(t, err)
-	require.Equal(t, map[string]any{"functionIds": []any{}}, object(t, ids))
+	require.Equal(t, map[string]any{"functionIds": []any{}}, membersOf(t, ids))
 }
 
 func TestEverythingSentIsEchoed(t *testing.T) {
@@ -98,7 +98,7 @@ func TestEverythingSentIsEchoed(t *testing.T) {
 
 	want := map[string]any{}
 	require.NoError(t, json.Unmarshal([]byte(sent), &want))
-	for _, got := range []map[string]any{object(t, answer.Function), object(t, w.get(admin(), answer.Function))} {
+	for _, got := range []map[string]any{membersOf(t, answer.Function), membersOf(t, w.get(admin(), answer.Function))} {
 		for member, value := range want {
 			require.Equal(t, value, got[member], member)
 		}
@@ -129,7 +129,7 @@ func TestSecretsAreSealedAndOnlyNamed(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, all.Functions[0].Secrets)
 
-	launchable, err := ask(w, contract.Launch, contract.InternalRequest{FunctionID: fn.ID, VersionID: fn.VersionID})
+	launchable, err := asService(w, contract.Launch, contract.InternalRequest{FunctionID: fn.ID, VersionID: fn.VersionID})
 	require.NoError(t, err)
 	require.Equal(t, secrets, launchable.Secrets, "the node gets the values as they were sent")
 	require.Equal(t, fn.VersionID, launchable.Function.VersionID)
@@ -409,9 +409,9 @@ func TestUpdate(t *testing.T) {
 
 	got, err = update(`{"tags":[]}`)
 	require.NoError(t, err)
-	require.NotContains(t, object(t, got), "tags")
+	require.NotContains(t, membersOf(t, got), "tags")
 	require.Equal(t, "new", got.Description, "what is not named stays")
-	require.NotContains(t, object(t, w.get(admin(), fn)), "tags")
+	require.NotContains(t, membersOf(t, w.get(admin(), fn)), "tags")
 
 	for body, field := range map[string]string{
 		`{}`: "body",
@@ -435,8 +435,10 @@ func TestUpdate(t *testing.T) {
 	_, err = update(`{"modelUpdates":[{"modelName":"m","llmConfig":{"routingMethod":"random"}}]}`)
 	requireProblem(t, err, problem.BadRequest, "LLM")
 
-	types, _ := w.story(fn.VersionID, 4)
-	require.Equal(t, []string{contract.Created.Type(), contract.StatusMoved.Type(), contract.Updated.Type(), contract.Updated.Type()}, types)
+	types, _ := w.story(fn.VersionID, 5)
+	require.Equal(t, []string{
+		contract.Created.Type(), contract.StatusMoved.Type(), contract.Updated.Type(), contract.RateLimitUpdated.Type(), contract.Updated.Type(),
+	}, types)
 }
 
 func TestDeleteInAnyState(t *testing.T) {
@@ -455,9 +457,9 @@ func TestDeleteInAnyState(t *testing.T) {
 		requireProblem(t, err, problem.NotFound)
 		_, err = call(w, admin(), contract.ListVersions, contract.ListVersionsRequest{FunctionID: fn.ID})
 		requireProblem(t, err, problem.NotFound, fn.ID) // the function is gone with its last version
-		_, err = ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, Status: contract.Active})
+		_, err = asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, Status: contract.Active})
 		requireProblem(t, err, problem.NotFound, "Not found")
-		_, err = ask(w, contract.Launch, contract.InternalRequest{VersionID: fn.VersionID})
+		_, err = asService(w, contract.Launch, contract.InternalRequest{VersionID: fn.VersionID})
 		requireProblem(t, err, problem.NotFound)
 
 		_, story := w.story(fn.VersionID, events+1)
@@ -473,7 +475,7 @@ func TestSetStatus(t *testing.T) {
 	fn := w.create("", minimal())
 	set := func(deployment string, status contract.Status, code string) {
 		t.Helper()
-		_, err := ask(w, contract.SetStatus, contract.SetStatusRequest{
+		_, err := asService(w, contract.SetStatus, contract.SetStatusRequest{
 			VersionID: fn.VersionID, DeploymentID: deployment, Status: status, Reason: contract.Reason{Code: code},
 		})
 		require.NoError(t, err)
@@ -509,12 +511,12 @@ func TestSetStatus(t *testing.T) {
 	}, moves)
 
 	for _, bad := range []contract.Status{"", "DELETED", "active", "RUNNING"} {
-		_, err := ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, Status: bad})
+		_, err := asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, Status: bad})
 		requireProblem(t, err, problem.Validation, "status")
 	}
-	_, err := ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: uuid.NewString(), Status: contract.Active})
+	_, err := asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: uuid.NewString(), Status: contract.Active})
 	requireProblem(t, err, problem.NotFound)
-	_, err = ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: "v", Status: contract.Active})
+	_, err = asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: "v", Status: contract.Active})
 	requireProblem(t, err, problem.Validation, "versionId")
 }
 
@@ -525,7 +527,7 @@ func TestResolve(t *testing.T) {
 	active := w.create(inactive.ID, minimal())
 	failed := w.create(inactive.ID, minimal())
 	resolve := func(account, version string) (contract.ResolveResponse, error) {
-		return ask(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: inactive.ID, VersionID: version})
+		return asService(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: inactive.ID, VersionID: version})
 	}
 	none, err := resolve(account, "")
 	require.NoError(t, err)
@@ -553,9 +555,9 @@ func TestResolve(t *testing.T) {
 	_, err = resolve("other", active.VersionID)
 	requireProblem(t, err, problem.NotFound)
 	unknown := uuid.NewString()
-	_, err = ask(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: unknown})
+	_, err = asService(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: unknown})
 	requireProblem(t, err, problem.NotFound, unknown)
-	_, err = ask(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: "f"})
+	_, err = asService(w, contract.Resolve, contract.ResolveRequest{Account: account, FunctionID: "f"})
 	requireProblem(t, err, problem.Validation, "functionId")
 }
 
@@ -682,7 +684,7 @@ func TestConcurrentWriters(t *testing.T) {
 					rivals.Go(func() {
 						var err error
 						if rival == 0 {
-							_, err = ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: version, DeploymentID: "d", Status: contract.Deploying})
+							_, err = asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: version, DeploymentID: "d", Status: contract.Deploying})
 							if err == nil || problem.HasCode(err, problem.NotFound) {
 								return
 							}

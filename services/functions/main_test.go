@@ -22,6 +22,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/deployments"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
@@ -68,6 +69,7 @@ func newWorldWith(t testing.TB, cfg Config) *world {
 	}
 	w.clock.Set(time.Date(2026, 5, 4, 10, 11, 12, 345_678_900, time.UTC))
 	w.conn = testkit.Conn(t, w.nats)
+	w.serveAccounts()
 	w.start(cfg, zap.New(core))
 	stop, err := w.conn.Watch(t.Context(), event.Functions, func(env event.Envelope) {
 		w.mu.Lock()
@@ -92,7 +94,7 @@ func (w *world) start(cfg Config, log *zap.Logger) {
 	}, cfg)
 	require.NoError(w.t, s.Start(context.Background()))
 	w.t.Cleanup(func() { require.NoError(w.t, s.Stop(context.Background())) })
-	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, patience, 2*time.Millisecond)
+	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, patience, 2*time.Millisecond, "%v", s.Check(w.t.Context()))
 }
 
 // story waits for n events about a version and returns all of them by type.
@@ -118,6 +120,27 @@ func (w *world) story(versionID string, n int) (types []string, events []event.E
 			require.FailNow(w.t, "events are missing", "have %v, want %d", types, n)
 		}
 	}
+}
+
+// serveAccounts plays the keys service, which knows every account but "nobody"; "small" may have two functions.
+func (w *world) serveAccounts() {
+	w.t.Helper()
+	s := bus.NewServer(w.conn, "keys")
+	bus.Serve(s, keys.LookupAccount, func(_ context.Context, r keys.AccountRequest) (keys.AccountResponse, error) {
+		a := keys.Account{
+			NCAID: r.NCAID, AdminClientIDs: []string{"client-of-" + r.NCAID},
+			MaxTelemetriesAllowed: 25, MaxRegistryCredentialsAllowed: 25,
+		}
+		switch r.NCAID {
+		case "nobody":
+			return keys.AccountResponse{}, problem.New(problem.NotFound, "Account with ncaId '%s' not found", r.NCAID)
+		case "small":
+			a.MaxFunctionsAllowed, a.MaxTelemetriesAllowed, a.MaxRegistryCredentialsAllowed = 2, 2, 2
+		}
+		return keys.AccountResponse{Account: a}, nil
+	})
+	require.NoError(w.t, s.Start(w.t.Context()))
+	w.t.Cleanup(func() { require.NoError(w.t, s.Stop(context.Background())) })
 }
 
 // serveDeployments plays the deployments service, which knows instances.
@@ -152,8 +175,8 @@ func call[Req, Resp any](w *world, caller access.Caller, e rpc.Endpoint[Req, Res
 	return bus.Call(access.WithCaller(w.t.Context(), caller), w.conn, e, req)
 }
 
-// ask sends one request in the name of another service.
-func ask[Req, Resp any](w *world, e rpc.Endpoint[Req, Resp], req Req) (Resp, error) {
+// asService sends one request in the name of another service.
+func asService[Req, Resp any](w *world, e rpc.Endpoint[Req, Resp], req Req) (Resp, error) {
 	return bus.Call(w.t.Context(), w.conn, e, req)
 }
 
@@ -179,7 +202,7 @@ func (w *world) get(caller access.Caller, fn contract.Function) contract.Functio
 
 func (w *world) setStatus(fn contract.Function, deployment string, status contract.Status) {
 	w.t.Helper()
-	_, err := ask(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, DeploymentID: deployment, Status: status})
+	_, err := asService(w, contract.SetStatus, contract.SetStatusRequest{VersionID: fn.VersionID, DeploymentID: deployment, Status: status})
 	require.NoError(w.t, err)
 }
 
@@ -194,8 +217,8 @@ func requireProblem(t testing.TB, err error, code problem.Code, substrings ...st
 	}
 }
 
-// object is what a client sees of a version: a JSON object.
-func object(t testing.TB, v any) map[string]any {
+// membersOf is what a client sees of a version: a JSON object.
+func membersOf(t testing.TB, v any) map[string]any {
 	t.Helper()
 	text, err := json.Marshal(v)
 	require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 	"embed"
 	"time"
 
+	"github.com/coder/quartz"
 	"go.uber.org/fx"
 
 	"github.com/sirocco-cloud/sirocco/contracts/deployments"
@@ -33,7 +34,7 @@ const schema = "functions"
 
 // Module wires the service.
 var Module = fx.Module("functions",
-	fx.Provide(app.Load[Config], fx.Private),
+	fx.Provide(loadConfig, fx.Private),
 	fx.Invoke(func(lc fx.Lifecycle, p app.Platform, cfg Config) { app.Attach(lc, NewService(p, cfg)) }),
 )
 
@@ -41,11 +42,25 @@ var Module = fx.Module("functions",
 func NewService(p app.Platform, cfg Config) *app.Service {
 	s := app.NewService(p, "functions", schema, app.Migrations(migrations))
 	store := newStore(p.Pool, s.Tx, s.Journal)
-	f := New(store, instancesOf(p.Conn), func() time.Time { return p.Clock.Now() }, s.Log)
+	f := New(store, instancesOf(p.Conn), accountsOf(p.Conn), func() time.Time { return p.Clock.Now() }, s.Log)
+	f.maxVersions = cfg.MaxVersions
 	s.OnReady(func(ctx context.Context) error { return f.Unlock(ctx, cfg) })
 	s.Loop("encryption", func(ctx context.Context) error { return f.vault.Run(ctx, s.Log) })
+	s.Loop("idempotency", func(ctx context.Context) error { return f.forgetAnswers(ctx, p.Clock) })
+	f.attachResources(s, cfg)
 	f.serve(s.Server)
 	return s
+}
+
+// forgetEvery is how often the answers to old idempotency keys are looked for.
+const forgetEvery = 10 * time.Minute
+
+// forgetAnswers deletes what idempotency keys no longer need, until ctx ends.
+func (f *Functions) forgetAnswers(ctx context.Context, clock quartz.Clock) error {
+	return clock.TickerFunc(ctx, forgetEvery, func() error {
+		_, err := f.idempotency.Prune(ctx, f.store.pool, f.now())
+		return err
+	}, "idempotency").Wait()
 }
 
 // instancesOf asks the deployments service.

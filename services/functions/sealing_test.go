@@ -26,7 +26,7 @@ func TestReplicasShareTheKey(t *testing.T) {
 	w := newWorldWith(t, cfg)
 	secret := contract.Secret{Name: "s", Value: json.RawMessage(`"v"`)}
 	fn := w.create("", minimal(), secret)
-	other := New(newStore(w.pool, nil, nil), nil, func() time.Time { return w.clock.Now() }, zap.NewNop())
+	other := New(newStore(w.pool, nil, nil), nil, nil, func() time.Time { return w.clock.Now() }, zap.NewNop())
 	require.NoError(t, other.Unlock(t.Context(), cfg))
 	launchable, err := other.Launch(t.Context(), contract.InternalRequest{VersionID: fn.VersionID})
 	require.NoError(t, err)
@@ -40,7 +40,7 @@ func TestAKeyThatCannotWorkIsRefused(t *testing.T) {
 	t.Parallel()
 	pool := testkit.Database(t, schema, app.Migrations(migrations))
 	for _, bad := range []string{"short", "AAAA", "%%%"} {
-		f := New(newStore(pool, nil, nil), nil, nil, zap.NewNop())
+		f := New(newStore(pool, nil, nil), nil, nil, nil, zap.NewNop())
 		err := f.Unlock(t.Context(), Config{EncryptionKey: bad})
 		require.ErrorContains(t, err, "SIROCCO_FUNCTIONS_ENCRYPTION_KEY")
 		require.ErrorContains(t, err, "openssl rand -base64 32")
@@ -74,7 +74,7 @@ func TestSecretsOfTheReleaseBeforeStillOpen(t *testing.T) {
 			_, err = w.pool.Exec(t.Context(), `UPDATE functions.encryption_keys SET id = encode($1, 'hex'), value = $2`, older[:6], value)
 			require.NoError(t, err)
 
-			f := New(newStore(w.pool, nil, nil), nil, func() time.Time { return w.clock.Now() }, zap.NewNop())
+			f := New(newStore(w.pool, nil, nil), nil, nil, func() time.Time { return w.clock.Now() }, zap.NewNop())
 			require.NoError(t, f.Unlock(t.Context(), cfg))
 			launchable, err := f.Launch(t.Context(), contract.InternalRequest{VersionID: fn.VersionID})
 			require.NoError(t, err)

@@ -12,9 +12,9 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
 // version is a row: what the client said, and what became of it.
@@ -27,9 +27,12 @@ type version struct {
 	deploymentID string
 	reason       contract.Reason
 	spec         contract.Spec
-	revision     int64
-	createdAt    time.Time
-	updatedAt    time.Time
+	// functionParties stand alike in every version of the function; see sharing.go.
+	functionParties []contract.Party
+	versionParties  []contract.Party
+	revision        int64
+	createdAt       time.Time
+	updatedAt       time.Time
 }
 
 // view is the version as its owner sees it, without secrets and instances.
@@ -40,10 +43,16 @@ func (v version) view() contract.Function {
 	}
 }
 
+// answer is the owner's view with the name of its revision.
+func (v version) answer() contract.FunctionResponse {
+	return contract.FunctionResponse{Function: v.view(), ETag: v.etag()}
+}
+
 // sealedSecret is a secret as it lies in the database.
 type sealedSecret struct {
-	name  string
-	value []byte
+	name      string
+	value     []byte
+	updatedAt time.Time
 }
 
 // versions is the store. Reads run on the pool; changes run in [versions.change].
@@ -81,14 +90,15 @@ type reads struct {
 }
 
 const (
-	selectVersions = `SELECT version_id::text, function_id::text, account, status, deployment_id, reason, spec, revision,
-		created_at, updated_at FROM functions.versions `
+	selectVersions = `SELECT version_id::text, function_id::text, account, status, deployment_id, reason, spec,
+		function_parties, version_parties, revision, created_at, updated_at FROM functions.versions `
 	newestFirst = ` ORDER BY created_at DESC, position DESC`
 )
 
 func scanVersion(row pgx.CollectableRow) (version, error) {
 	var v version
-	err := row.Scan(&v.id, &v.functionID, &v.account, &v.status, &v.deploymentID, &v.reason, &v.spec, &v.revision, &v.createdAt, &v.updatedAt)
+	err := row.Scan(&v.id, &v.functionID, &v.account, &v.status, &v.deploymentID, &v.reason, &v.spec,
+		&v.functionParties, &v.versionParties, &v.revision, &v.createdAt, &v.updatedAt)
 	v.createdAt, v.updatedAt = v.createdAt.UTC(), v.updatedAt.UTC()
 	return v, err
 }
@@ -133,60 +143,39 @@ func (u unit) lockFamily(ctx context.Context, account, functionID string) ([]ver
 	return u.collect(ctx, "lock versions", selectVersions+`WHERE function_id = $1 AND account = $2 ORDER BY created_at, position FOR UPDATE`, functionID, account)
 }
 
-// ofAccount returns every version of an account, newest first.
-func (r reads) ofAccount(ctx context.Context, account string) ([]version, error) {
-	return r.collect(ctx, "list versions", selectVersions+`WHERE account = $1`+newestFirst, account)
-}
-
 // ofFunction returns the versions of one function of an account, newest first.
 func (r reads) ofFunction(ctx context.Context, account, functionID string) ([]version, error) {
 	return r.collect(ctx, "list versions of a function", selectVersions+`WHERE function_id = $1 AND account = $2`+newestFirst, functionID, account)
 }
 
-// deployed returns those versions of a function that are in another state than INACTIVE, newest first.
-func (r reads) deployed(ctx context.Context, account, functionID string) ([]version, error) {
-	return r.collect(ctx, "resolve function", selectVersions+`WHERE function_id = $1 AND account = $2 AND status <> 'INACTIVE'`+newestFirst, functionID, account)
-}
-
 // pair is a version by its ids.
 type pair struct{ functionID, versionID string }
 
-// ids returns the ids of every version of an account, newest first.
-func (r reads) ids(ctx context.Context, account string) ([]pair, error) {
-	rows, err := r.db.Query(ctx, `SELECT function_id::text, version_id::text FROM functions.versions WHERE account = $1`+newestFirst, account)
+// invocable returns those versions of a function that are in another state than INACTIVE and that the account owns or is
+// authorized for, newest first.
+func (r reads) invocable(ctx context.Context, account, functionID string) ([]version, error) {
+	return r.collect(ctx, "resolve function", selectVersions+`WHERE function_id = $1 AND status <> 'INACTIVE'
+		AND (account = $2 OR public OR authorized @> ARRAY[$2])`+newestFirst, functionID, account)
+}
+
+// seen tells whether an account owns or is authorized for some version of a function.
+func (r reads) seen(ctx context.Context, account, functionID string) (found bool, err error) {
+	err = r.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM functions.versions WHERE function_id = $1
+		AND (account = $2 OR public OR authorized @> ARRAY[$2]))`, functionID, account).Scan(&found)
 	if err != nil {
-		return nil, fmt.Errorf("list ids: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p pair, err error) {
-		return p, row.Scan(&p.functionID, &p.versionID)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list ids: %w", err)
+		return false, fmt.Errorf("find function: %w", err)
 	}
 	return found, nil
 }
 
-// typeOf returns the type of a function, which all its versions agree on as far as LLM goes; found is false when the
-// account has no version of it.
-func (r reads) typeOf(ctx context.Context, account, functionID string) (t contract.Type, found bool, err error) {
-	err = r.db.QueryRow(ctx, `SELECT function_type FROM functions.versions WHERE function_id = $1 AND account = $2 LIMIT 1`, functionID, account).Scan(&t)
-	if store.IsNotFound(err) {
-		return "", false, nil
-	}
-	if err != nil {
-		return "", false, fmt.Errorf("find function: %w", err)
-	}
-	return t, true, nil
-}
-
 // secrets returns the sealed secrets of a version in the order of the request that brought them.
 func (r reads) secrets(ctx context.Context, versionID string) ([]sealedSecret, error) {
-	rows, err := r.db.Query(ctx, `SELECT name, sealed FROM functions.secrets WHERE version_id = $1 ORDER BY position`, versionID)
+	rows, err := r.db.Query(ctx, `SELECT name, sealed, updated_at FROM functions.secrets WHERE version_id = $1 ORDER BY position`, versionID)
 	if err != nil {
 		return nil, fmt.Errorf("read secrets: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sealedSecret, err error) {
-		return s, row.Scan(&s.name, &s.value)
+		return s, row.Scan(&s.name, &s.value, &s.updatedAt)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read secrets: %w", err)
@@ -200,21 +189,18 @@ func (u unit) insert(ctx context.Context, v version, secrets []sealedSecret) err
 	if err != nil {
 		return fmt.Errorf("encode version: %w", err)
 	}
-	_, err = u.tx.Exec(ctx, `INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)`, v.id, v.functionID, v.account, v.spec.FunctionType, v.status, spec, v.createdAt)
+	parties, err := encodeParties(v)
+	if err != nil {
+		return err
+	}
+	_, err = u.tx.Exec(ctx, `INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at,
+			function_parties, version_parties, authorized, public)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9, $10, $11)`, v.id, v.functionID, v.account, v.spec.FunctionType, v.status, spec, v.createdAt,
+		parties.function, parties.version, parties.authorized, parties.public)
 	if err != nil {
 		return fmt.Errorf("insert version: %w", err)
 	}
-	names, values := make([]string, len(secrets)), make([][]byte, len(secrets))
-	for i, s := range secrets {
-		names[i], values[i] = s.name, s.value
-	}
-	_, err = u.tx.Exec(ctx, `INSERT INTO functions.secrets (version_id, position, name, sealed)
-		SELECT $1, position, name, sealed FROM unnest($2::text[], $3::bytea[]) WITH ORDINALITY AS s (name, sealed, position)`, v.id, names, values)
-	if err != nil {
-		return fmt.Errorf("insert secrets: %w", err)
-	}
-	return nil
+	return u.putSecrets(ctx, v, secrets)
 }
 
 // save stores the specification of a locked version.
@@ -248,6 +234,29 @@ func (u unit) move(ctx context.Context, v version) error {
 func (u unit) remove(ctx context.Context, versionID string) error {
 	if _, err := u.tx.Exec(ctx, `DELETE FROM functions.versions WHERE version_id = $1`, versionID); err != nil {
 		return fmt.Errorf("delete version: %w", err)
+	}
+	return nil
+}
+
+// addFunction counts one more function of an account, and refuses it beyond a limit; 0 is no limit. The row that counts is
+// locked until the transaction ends, so that no two creations take the last place.
+func (u unit) addFunction(ctx context.Context, account string, limit int) error {
+	var n int
+	err := u.tx.QueryRow(ctx, `INSERT INTO functions.accounts AS a (account, functions) VALUES ($1, 1)
+		ON CONFLICT (account) DO UPDATE SET functions = a.functions + 1 RETURNING functions`, account).Scan(&n)
+	if err != nil {
+		return fmt.Errorf("count function: %w", err)
+	}
+	if limit > 0 && n > limit {
+		return problem.New(problem.IllegalState, "account '%s' has %d functions, and maxFunctionsAllowed is %d; delete one first", account, n-1, limit)
+	}
+	return nil
+}
+
+// removeFunction is the inverse, after the last version of a function went.
+func (u unit) removeFunction(ctx context.Context, account string) error {
+	if _, err := u.tx.Exec(ctx, `UPDATE functions.accounts SET functions = functions - 1 WHERE account = $1 AND functions > 0`, account); err != nil {
+		return fmt.Errorf("count function: %w", err)
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ const (
 	maxAccounts    = 32
 	maxPriorities  = 64
 	maxPort        = 65535
+	// maxIdempotencyKey is the length of the key of a repeatable request.
+	maxIdempotencyKey = 255
 	// maxRequest keeps a specification, with what its event and its answer add, below what the bus carries.
 	maxRequest = 6 << 20
 	// maxViolations and maxField bound an answer that quotes the request.
@@ -204,8 +206,13 @@ func join(at, field string) string {
 }
 
 // validate holds a normalised specification and its secrets against every rule that needs no look at other data.
-func validate(s contract.Spec, secrets []contract.Secret) error {
+func validate(s contract.Spec, r contract.CreateRequest) error {
 	c := newChecker("function")
+	secrets := r.Secrets
+	if !isUtils(r.UtilsContainerImage) {
+		c.refuse("utilsContainerImage", "must be GO, PYTHON or an image reference")
+	}
+	checkIdempotencyKey(c, r.IdempotencyKey)
 	apply(c, "", specRules, s)
 	if s.Health != nil {
 		apply(c, "health", healthRules, *s.Health)
@@ -237,10 +244,25 @@ func validate(s contract.Spec, secrets []contract.Secret) error {
 	return c.Err()
 }
 
+func isUtils(s string) bool {
+	s = unblank(s)
+	return s == "" || strings.EqualFold(s, "GO") || strings.EqualFold(s, "PYTHON") || isImage(s)
+}
+
+func checkIdempotencyKey(c *checker, key string) {
+	if len(key) > maxIdempotencyKey || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		c.refuse("Idempotency-Key", fmt.Sprintf("must have %d printable ASCII characters at most", maxIdempotencyKey))
+	}
+}
+
+func changesNothing(r contract.UpdateRequest) bool {
+	return r.Tags == nil && r.Description == nil && r.RateLimit == nil && len(r.ModelUpdates) == 0 && r.LLMInvocationConfig == nil
+}
+
 // validateUpdate does the same for the members that may change.
 func validateUpdate(r contract.UpdateRequest) error {
 	c := newChecker("function")
-	if r.Tags == nil && r.Description == nil && r.RateLimit == nil && len(r.ModelUpdates) == 0 && r.LLMInvocationConfig == nil {
+	if changesNothing(r) {
 		c.refuse("body", "must have one of tags, description, rateLimit, modelUpdates and llmInvocationConfig")
 	}
 	if r.Tags != nil {
@@ -324,28 +346,6 @@ func id(field, value string) (string, error) {
 		return "", c.Err()
 	}
 	return strings.ToLower(value), nil
-}
-
-// visibilities reads the query parameter of §3.3: repeated, comma separated, or both; none means all.
-func visibilities(values []string) (map[string]bool, error) {
-	all := []string{"authorized", "private", "public"}
-	chosen := map[string]bool{}
-	c := newChecker("query")
-	for v := range strings.SplitSeq(strings.Join(values, ","), ",") {
-		switch v = strings.ToLower(strings.TrimSpace(v)); {
-		case v == "":
-		case slices.Contains(all, v):
-			chosen[v] = true
-		default:
-			c.refuse("visibility", "must be a list of "+strings.Join(all, ", "))
-		}
-	}
-	if len(chosen) == 0 {
-		for _, v := range all {
-			chosen[v] = true
-		}
-	}
-	return chosen, c.Err()
 }
 
 // optional makes a rule hold for an absent text.

@@ -18,7 +18,7 @@ func check(t testing.TB, body string) (contract.Spec, error) {
 	var r contract.CreateRequest
 	require.NoError(t, json.Unmarshal([]byte(body), &r), body)
 	spec := normalise(r.Spec)
-	return complete(spec), validate(spec, r.Secrets)
+	return complete(spec), validate(spec, r)
 }
 
 // with is a good body with members added or replaced.
@@ -185,6 +185,9 @@ func TestBadBodiesNameTheirField(t *testing.T) {
 		{`"secrets":[{"name":"a","value":` + quoted(32769) + `}]`, "secrets[0].value"},
 		{`"secrets":[{"name":"a","value":{"k":` + quoted(32768) + `}}]`, "secrets[0].value"},
 		{`"secrets":[{"name":"a","value":"v"},{"name":"a","value":"w"}]`, "secrets"},
+		{`"utilsContainerImage":"a b"`, "utilsContainerImage"},
+		{`"idempotencyKey":` + quoted(256), "Idempotency-Key"},
+		{`"idempotencyKey":"a\nb"`, "Idempotency-Key"},
 	}
 	require.GreaterOrEqual(t, len(cases), 60)
 	for _, c := range cases {
@@ -225,6 +228,7 @@ func TestGoodBodies(t *testing.T) {
 		`"rateLimit":{"rateLimit":"100-S,  2000-M,1-H,1-D"}`,
 		`"rateLimit":{"perUserRate":"1-S","syncCheck":false}`,
 		`"functionType":"LLM","apiBodyFormat":"OPENAI_CHAT","models":[{"name":"m","llmConfig":{"uris":["/v1/chat/completions"],"routingMethod":"Wait_And-Widen","tokenRateLimit":"1-S,1-W"}}],"llmInvocationConfig":{"priority":{"defaultPriority":0,"perAccountPriority":{"a":4294967295}}}`,
+		`"utilsContainerImage":"go"`, `"utilsContainerImage":"PYTHON"`, `"utilsContainerImage":"registry.local/side-car:1"`, `"utilsContainerImage":""`,
 		`"secrets":[{"name":"a","value":` + quoted(32768) + `},{"name":"0.b-c_D","value":{"k":1}}]`,
 	} {
 		_, err := check(t, with(t, members))
@@ -282,7 +286,7 @@ func FuzzSpecification(f *testing.F) {
 			return
 		}
 		spec := normalise(r.Spec)
-		if err := validate(spec, r.Secrets); err != nil {
+		if err := validate(spec, r); err != nil {
 			requireProblem(t, err, problem.Validation)
 			return
 		}
@@ -292,7 +296,7 @@ func FuzzSpecification(f *testing.F) {
 		require.NoError(t, err)
 		var again contract.Spec
 		require.NoError(t, json.Unmarshal(text, &again))
-		require.NoError(t, validate(normalise(again), nil))
+		require.NoError(t, validate(normalise(again), contract.CreateRequest{}))
 		twice, err := json.Marshal(complete(normalise(again)))
 		require.NoError(t, err)
 		require.Equal(t, string(text), string(twice))
