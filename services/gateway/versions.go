@@ -54,7 +54,7 @@ func (v *versions) route(ctx context.Context, caller access.Caller, functionID, 
 			continue
 		}
 		exists = true
-		if !caller.CoversFunction(own, functionID, t.VersionID) {
+		if !t.Public && !caller.CoversFunction(own, functionID, t.VersionID) {
 			continue
 		}
 		covered = true
@@ -70,6 +70,9 @@ func (v *versions) route(ctx context.Context, caller access.Caller, functionID, 
 		return functions.Target{}, notInvocable(caller.Account, functionID, versionID)
 	case degraded:
 		return functions.Target{}, problem.New(problem.IllegalState, "Function id '%s': a DEGRADED function cannot be invoked; all its instances are lost and are being replaced", functionID)
+	}
+	if !own { // what is shared but not covered is not told from what does not exist
+		return functions.Target{}, notInvocable(caller.Account, functionID, versionID)
 	}
 	return functions.Target{}, access.NotCovered(access.Invoke, "function "+functionID)
 }
