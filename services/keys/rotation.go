@@ -87,7 +87,7 @@ func (r *Rotation) Step(ctx context.Context) error {
 	// A transaction is opened only when there is something to move. At the first start everybody waits for the one that
 	// makes the key.
 	if first := len(rows) == 0; first || len(due(rows, now, r.life)) > 0 {
-		_, err := r.store.changeSigningKeys(ctx, now, first, func(c *signingChange) (bool, error) { return r.advance(ctx, c) }, r.published(ctx))
+		err := r.store.changeSigningKeys(ctx, now, first, func(c *signingChange) (bool, error) { return r.advance(ctx, c) }, r.published(ctx))
 		if err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (r *Rotation) Rotate(ctx context.Context, req contract.RotateSigningKeysReq
 		check.Require(false, "kid", "may be given only when compromised is true; a rotation in order always replaces the current key")
 		return contract.SigningKeysResponse{}, check.Err()
 	}
-	_, err := r.store.changeSigningKeys(ctx, r.clock.Now().UTC(), true, func(c *signingChange) (bool, error) {
+	err := r.store.changeSigningKeys(ctx, r.clock.Now().UTC(), true, func(c *signingChange) (bool, error) {
 		if req.Compromised {
 			return true, r.abandon(ctx, c, req.ID)
 		}

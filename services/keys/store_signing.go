@@ -55,49 +55,45 @@ type signingChange struct {
 }
 
 // changeSigningKeys runs fn when nobody else changes the keys: it waits for its turn, or with wait false does nothing
-// when it is not its turn. It returns the keys as they are then. When fn says that something changed, the event with
-// the public halves that published makes of the new rows is part of the transaction.
-func (s *Store) changeSigningKeys(ctx context.Context, now time.Time, wait bool, fn func(*signingChange) (changed bool, err error), published func([]signingRow) (contract.JWKS, error)) ([]signingRow, error) {
-	var after []signingRow
+// when it is not its turn. When fn says that something changed, the event with the public halves that published makes of
+// the new rows is part of the transaction.
+func (s *Store) changeSigningKeys(ctx context.Context, now time.Time, wait bool, fn func(*signingChange) (changed bool, err error), published func([]signingRow) (contract.JWKS, error)) error {
 	err := s.tx(ctx, func(tx pgx.Tx) error {
-		mine := true
-		var err error
-		if wait {
-			_, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, signingLock)
-		} else {
-			err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, signingLock).Scan(&mine)
-		}
-		if err != nil {
+		mine, err := signingTurn(ctx, tx, wait)
+		if err != nil || !mine {
 			return err
 		}
 		c := &signingChange{tx: tx, journal: s.journal, now: now}
 		if err := c.read(ctx); err != nil {
 			return err
 		}
-		changed := false
-		if mine {
-			if changed, err = fn(c); err != nil {
-				return err
-			}
-		}
-		if !changed {
-			after = c.rows
-			return nil
+		changed, err := fn(c)
+		if err != nil || !changed {
+			return err
 		}
 		if err := c.read(ctx); err != nil {
 			return err
 		}
-		after = c.rows
-		set, err := published(after)
+		set, err := published(c.rows)
 		if err != nil {
 			return err
 		}
-		return bus.Record(ctx, tx, s.journal, contract.KeysRotated, bus.Fact{Account: access.DefaultAccount, Entity: after[0].id}, set)
+		return bus.Record(ctx, tx, s.journal, contract.KeysRotated, bus.Fact{Account: access.DefaultAccount, Entity: c.rows[0].id}, set)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("change signing keys: %w", err)
+		return fmt.Errorf("change signing keys: %w", err)
 	}
-	return after, nil
+	return nil
+}
+
+// signingTurn takes the lock until the transaction ends.
+func signingTurn(ctx context.Context, tx pgx.Tx, wait bool) (mine bool, err error) {
+	if wait {
+		_, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, signingLock)
+		return err == nil, err
+	}
+	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, signingLock).Scan(&mine)
+	return mine, err
 }
 
 func (c *signingChange) read(ctx context.Context) error {
