@@ -199,7 +199,7 @@ func (f *Functions) admitArtifact(ctx context.Context, v version, a artifact) (q
 	if a.image == "" && a.address == "" {
 		return nil, nil
 	}
-	return func(ctx context.Context) error { return verdict(prefix, a, ask(ctx, a, secret)) }, nil
+	return func(ctx context.Context) error { return verdict(prefix, a, look(ctx, a, secret)) }, nil
 }
 
 // verdict turns what a registry said into what the client hears.
@@ -225,8 +225,8 @@ func verdict(prefix string, a artifact, err error) error {
 	return problem.New(code, "%s: %s", prefix, text)
 }
 
-// ask looks for an artifact in its registry.
-func ask(ctx context.Context, a artifact, secret login) error {
+// look asks for an artifact in its registry.
+func look(ctx context.Context, a artifact, secret login) error {
 	through := oneShot()
 	if a.address != "" {
 		return askAddress(ctx, through, a.address, secret)
