@@ -68,20 +68,20 @@ func validScaling(check *problem.Check, at string, s *scaling, factor func(float
 	if s.Stickiness == nil {
 		return
 	}
-	size := validDuration(check, at+".stickiness.size", s.Stickiness.Size)
-	threshold := validDuration(check, at+".stickiness.threshold", s.Stickiness.Threshold)
+	size, sized := validDuration(check, at+".stickiness.size", s.Stickiness.Size)
+	threshold, bounded := validDuration(check, at+".stickiness.threshold", s.Stickiness.Threshold)
 	check.Require(size.Round(time.Minute) <= longestSticky, at+".stickiness.size", "must be at most PT1H")
-	check.Require(size == 0 || threshold < size, at+".stickiness.threshold", "must be less than size")
+	check.Require(!sized || !bounded || threshold < size, at+".stickiness.threshold", "must be less than size")
 }
 
-func validDuration(check *problem.Check, field string, text *string) time.Duration {
+func validDuration(check *problem.Check, field string, text *string) (d time.Duration, ok bool) {
 	check.Require(text != nil, field, "must be given")
 	if text == nil {
-		return 0
+		return 0, false
 	}
-	d, ok := parseISO(*text)
+	d, ok = parseISO(*text)
 	check.Require(ok, field, "must be an ISO-8601 duration of days and smaller, such as PT10M")
-	return d
+	return d, ok
 }
 
 var iso = regexp.MustCompile(`^P(?:(\d{1,6})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,9}(?:\.\d{1,9})?)S)?)?$`)

@@ -25,6 +25,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
@@ -71,12 +72,18 @@ type world struct {
 	sequence atomic.Int64
 	// stopFunctions takes the functions service away.
 	stopFunctions func()
+	// kill ends the replica that was started last without waiting for what it does.
+	kill func()
 
 	mu        sync.Mutex
 	functions map[string]*functions.Function
 	told      map[string][]functions.SetStatusRequest
 	nodes     map[string]*clusters.Node
 	rules     map[string][]clusters.QuotaRule
+	public    map[string]bool
+	queues    map[string]bool
+	// interrupt, when it is set, is asked at each step of the others' work; an error is an answer that never comes.
+	interrupt func(step string) error
 	// onLaunch and onEnd are what agents do with orders.
 	onLaunch func(launched)
 	onEnd    func(ended)
@@ -87,7 +94,7 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	w := &world{
 		t: t, nats: testkit.NATS(t), pool: testkit.Database(t, schema, app.Migrations(migrations)),
 		launches: make(chan launched, 1024), ends: make(chan ended, 1024),
-		functions: map[string]*functions.Function{}, told: map[string][]functions.SetStatusRequest{}, nodes: map[string]*clusters.Node{}, rules: map[string][]clusters.QuotaRule{},
+		functions: map[string]*functions.Function{}, told: map[string][]functions.SetStatusRequest{}, nodes: map[string]*clusters.Node{}, rules: map[string][]clusters.QuotaRule{}, public: map[string]bool{}, queues: map[string]bool{},
 	}
 	w.onLaunch, w.onEnd = w.comesUp, w.goesDown
 	w.conn = testkit.Conn(t, w.nats)
@@ -102,7 +109,28 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	bus.Serve(inventory, clusters.Nodes, w.listNodes)
 	bus.Serve(inventory, clusters.FindQuotaRules, w.listRules)
 	w.run(inventory)
+	queues := bus.NewServer(w.conn, "invocation")
+	bus.Serve(queues, invocation.EnsureQueue, w.ensureQueue)
+	w.run(queues)
 	return w
+}
+
+// interrupted is called with the lock held.
+func (w *world) interrupted(step string) error {
+	if w.interrupt == nil {
+		return nil
+	}
+	return w.interrupt(step)
+}
+
+func (w *world) ensureQueue(_ context.Context, r invocation.QueueRequest) (rpc.None, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.interrupted("queue"); err != nil {
+		return rpc.None{}, err
+	}
+	w.queues[r.VersionID] = true
+	return rpc.None{}, w.interrupted("queue made")
 }
 
 func (w *world) run(s *bus.Server) (stop func()) {
@@ -129,6 +157,11 @@ func (w *world) start() (stop func()) {
 		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: quartz.NewReal(),
 	}, w.cfg)
 	require.NoError(w.t, s.Start(context.Background()))
+	w.kill = sync.OnceFunc(func() {
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = s.Stop(now) // nothing is waited for
+	})
 	stop = sync.OnceFunc(func() { require.NoError(w.t, s.Stop(context.Background())) })
 	w.t.Cleanup(stop)
 	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, soon, 5*time.Millisecond)
@@ -142,7 +175,7 @@ func (w *world) lookup(_ context.Context, r functions.InternalRequest) (function
 	if f == nil || f.ID != r.FunctionID {
 		return functions.FunctionResponse{}, problem.New(problem.NotFound, "no such version")
 	}
-	return functions.FunctionResponse{Function: *f}, nil
+	return functions.FunctionResponse{Function: *f, Public: w.public[r.VersionID]}, nil
 }
 
 func (w *world) setStatus(_ context.Context, r functions.SetStatusRequest) (rpc.None, error) {
@@ -152,7 +185,13 @@ func (w *world) setStatus(_ context.Context, r functions.SetStatusRequest) (rpc.
 	if f == nil {
 		return rpc.None{}, problem.New(problem.NotFound, "no such version")
 	}
+	if err := w.interrupted("status"); err != nil {
+		return rpc.None{}, err
+	}
 	f.Status = r.Status
+	if err := w.interrupted("status told"); err != nil {
+		return rpc.None{}, err
+	}
 	w.told[r.VersionID] = append(w.told[r.VersionID], r)
 	return rpc.None{}, nil
 }
