@@ -11,11 +11,14 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/libs/seal"
+	"github.com/sirocco-cloud/sirocco/services/keys/directory"
 )
 
 // Config is what an operator may choose. The two secrets are taken out of the environment as they are read, so that no
 // process started later inherits them.
 type Config struct {
+	// Directory is about the people and programs of the access API.
+	Directory directory.Config
 	// Prefix of every key; it starts with nvapi- and ends with a hyphen. Keys with another prefix stop working.
 	Prefix string `env:"SIROCCO_KEY_PREFIX" envDefault:"nvapi-nvcf-stg-"`
 	// DomainKey is the key of the hash of every key: 136 bytes in base64. Without it one is made and shared through the database.

@@ -25,6 +25,7 @@ import (
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/services/keys/directory"
 )
 
 //go:embed migrations/*.sql
@@ -67,6 +68,11 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	peopleStore := directory.NewStore(p.Pool, s.Tx, s.Journal, RecordRevocation)
+	people, err := directory.New(cfg.Directory, peopleStore, signer, p.Clock, rand.Reader, p.Metrics, s.Log)
+	if err != nil {
+		return nil, err
+	}
 
 	s.OnReady(func(ctx context.Context) error {
 		domainKey, err := secrets.Open(ctx)
@@ -80,6 +86,9 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 		keys.Use(format)
 		return rotation.Step(ctx)
 	})
+	s.OnReady(people.Prepare)
+	s.Loop("directory", func(ctx context.Context) error { return people.Tidy(ctx, cfg.ReapInterval) })
+	people.Serve(s.Server)
 	s.Loop("reaper", NewReaper(store, p.Clock, cfg, s.Log).Run)
 	s.Loop("census", census.Run)
 	bus.On(s.Subscribe(event.Access), access.Decided, decisions.Learn)

@@ -96,9 +96,9 @@ func (d *Directory) subject(ctx context.Context, id string) (*subject, error) {
 	return d.store.subject(ctx, id)
 }
 
-// mayManage decides whether the caller may manage people. A subject of the directory is judged by its rules of this
-// moment, so that a rule holds from the moment it is made until the moment it is taken away, whatever a token says; any
-// other token by its scopes, and the platform itself may.
+// mayManage decides whether the caller may manage people. A subject of the directory, whose id is a UUID, is judged by its
+// rules of this moment, so that a rule holds from the moment it is made until the moment it is taken away, whatever a
+// token says, and one that is gone may nothing; any other token by its scopes, and the platform itself may.
 func (d *Directory) mayManage(ctx context.Context) error {
 	caller := access.CallerFrom(ctx)
 	if caller.Kind == "" {
@@ -109,10 +109,10 @@ func (d *Directory) mayManage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s != nil {
-		scopes = scopesOf(s.roles)
-		if !s.enabled {
-			scopes = nil
+	if isUUID(caller.Subject) {
+		scopes = nil
+		if s != nil && s.enabled {
+			scopes = scopesOf(s.roles)
 		}
 	}
 	if slices.Contains(scopes, access.ManageAccess) {

@@ -148,20 +148,23 @@ func (s *Store) end(ctx context.Context, tx pgx.Tx, k kind, id string, now time.
 }
 
 // withdraw refuses the access tokens of a subject that were issued up to now. Tokens count seconds, so the first good one
-// is of the next second; whoever signs in sooner gets a token that is dated there.
+// is of the next second; whoever signs in sooner gets a token that is dated there, and the next withdrawal in that second
+// goes one further.
 func (s *Store) withdraw(ctx context.Context, tx pgx.Tx, k kind, id string, now time.Time, reason string) error {
-	after := now.Truncate(time.Second).Add(time.Second)
 	table := "keys.directory_users"
 	if k == program {
 		table = "keys.directory_applications"
 	}
-	tag, err := tx.Exec(ctx, `UPDATE `+table+` SET tokens_after = greatest(tokens_after, $2) WHERE id = $1`, id, after)
+	var after time.Time
+	err := tx.QueryRow(ctx, `UPDATE `+table+` SET tokens_after = greatest($2, tokens_after + interval '1 second') WHERE id = $1 RETURNING tokens_after`,
+		id, now.Truncate(time.Second).Add(time.Second)).Scan(&after)
+	if store.IsNotFound(err) {
+		return errGone
+	}
 	if err != nil {
 		return err
 	}
-	if tag.RowsAffected() == 0 {
-		return errGone
-	}
+	after = after.UTC()
 	return s.revoke(ctx, tx, s.journal, keys.TokenRevocation{
 		Subject: id, IssuedBefore: after, ExpiresAt: after.Add(keys.ConsoleTokenLife + keys.TokenLeeway), Reason: reason,
 	})
