@@ -196,7 +196,7 @@ func (s *Store) endOrphans(ctx context.Context, limit int) (n int, err error) {
 		ended, err := s.removeAll(ctx, tx, target{`k.id IN (SELECT o.id FROM keys.keys o WHERE o.account IN (
 			SELECT DISTINCT w.account FROM keys.owners w WHERE NOT EXISTS (SELECT FROM keys.accounts a WHERE a.id = w.account))
 			LIMIT $1 FOR UPDATE SKIP LOCKED)`, []any{limit}}, reasonAccountDeleted)
-		if n = len(ended); err != nil || n > 0 {
+		if n = len(ended); err != nil || n == limit {
 			return err
 		}
 		_, err = tx.Exec(ctx, `DELETE FROM keys.owners w WHERE NOT EXISTS (SELECT FROM keys.accounts a WHERE a.id = w.account)
