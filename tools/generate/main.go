@@ -1,5 +1,5 @@
 // Command generate writes what is derived from contracts: the AsyncAPI and OpenAPI documents, the reference pages of access rows,
-// problems and streams, and the NATS permissions of each service. Running it twice writes the same bytes.
+// problems, streams and settings, and the NATS permissions of each service. Running it twice writes the same bytes.
 package main
 
 import (
@@ -57,11 +57,16 @@ func generate(root string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	settings, err := settingsPage(root)
+	if err != nil {
+		return nil, err
+	}
 	return map[string][]byte{
 		"docs/reference/asyncapi.json":      asyncapi,
 		"docs/reference/access.md":          accessPage(),
 		"docs/reference/problems.md":        problemsPage(),
 		"docs/reference/streams.md":         streamsPage(),
+		"docs/reference/settings.md":        settings,
 		"deployments/nats/permissions.json": permissions,
 		"services/gateway/openapi.json":     openapi,
 	}, nil
