@@ -75,11 +75,11 @@ func TestRegistryCredentials(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, made, got.RegistryCredential)
 	missing := fmt.Sprintf("Registry Credential '%s': Not found in account 'other'", made.RegistryCredentialID)
-	_, err = call(w, of("other"), contract.GetRegistryCredential, one)
+	_, err = call(w, adminOf("other"), contract.GetRegistryCredential, one)
 	requireProblem(t, err, problem.NotFound, missing)
-	_, err = call(w, of("other"), contract.DeleteRegistryCredential, one)
+	_, err = call(w, adminOf("other"), contract.DeleteRegistryCredential, one)
 	requireProblem(t, err, problem.NotFound, missing)
-	_, err = call(w, of("other"), contract.UpdateRegistryCredential, contract.UpdateRegistryCredentialRequest{
+	_, err = call(w, adminOf("other"), contract.UpdateRegistryCredential, contract.UpdateRegistryCredentialRequest{
 		RegistryCredentialID: made.RegistryCredentialID, ArtifactTypes: []contract.ArtifactType{"HELM"},
 	})
 	requireProblem(t, err, problem.NotFound, missing)
@@ -115,17 +115,23 @@ func TestRegistryCredentialRules(t *testing.T) {
 		{"registryHostname", func(r *contract.NewRegistryCredential) { r.RegistryHostname = "evilnvcr.io" }},
 		{"registryHostname", func(r *contract.NewRegistryCredential) { r.RegistryHostname = "quay.io" }},
 		{"registryHostname", func(r *contract.NewRegistryCredential) { r.RegistryHostname = strings.Repeat("a.", 130) + "nvcr.io" }},
-		{"registryHostname", func(r *contract.NewRegistryCredential) { r.ArtifactTypes = []contract.ArtifactType{"CONTAINER", "MODEL"} }},
+		{"registryHostname", func(r *contract.NewRegistryCredential) {
+			r.ArtifactTypes = []contract.ArtifactType{"CONTAINER", "MODEL"}
+		}},
 		{"artifactTypes", func(r *contract.NewRegistryCredential) { r.ArtifactTypes = nil }},
 		{"artifactTypes[0]", func(r *contract.NewRegistryCredential) { r.ArtifactTypes = []contract.ArtifactType{"IMAGE"} }},
 		{"secret", func(r *contract.NewRegistryCredential) { r.Secret = nil }},
 		{"secret.name", func(r *contract.NewRegistryCredential) { r.Secret.Name = " " }},
 		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret.Value = nil }},
-		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret.Value = json.RawMessage(`{"user":"` + loginCanary + `"}`) }},
+		{"secret.value", func(r *contract.NewRegistryCredential) {
+			r.Secret.Value = json.RawMessage(`{"user":"` + loginCanary + `"}`)
+		}},
 		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret.Value = text("user:" + loginCanary) }},
 		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret = loginSecret("credentials", "", loginCanary) }},
 		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret = loginSecret("credentials", "$oauthtoken", "") }},
-		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret.Value = text(base64.StdEncoding.EncodeToString([]byte(loginCanary))) }},
+		{"secret.value", func(r *contract.NewRegistryCredential) {
+			r.Secret.Value = text(base64.StdEncoding.EncodeToString([]byte(loginCanary)))
+		}},
 		{"secret.value", func(r *contract.NewRegistryCredential) { r.Secret = loginSecret("credentials", "me", loginCanary) }},
 		{"tags[0]", func(r *contract.NewRegistryCredential) { r.Tags = []string{"a b"} }},
 		{"tags", func(r *contract.NewRegistryCredential) {
@@ -151,7 +157,7 @@ func TestRegistryCredentialConflictsAndLimits(t *testing.T) {
 	create := func(account, host, name string) error {
 		r := credentialRequest(host, contract.ContainerArtifact)
 		r.Secret = loginSecret(name, "me", loginCanary)
-		_, err := call(w, of(account), contract.CreateRegistryCredential, contract.CreateRegistryCredentialRequest{NewRegistryCredential: r})
+		_, err := call(w, adminOf(account), contract.CreateRegistryCredential, contract.CreateRegistryCredentialRequest{NewRegistryCredential: r})
 		return err
 	}
 	require.NoError(t, create("small", "docker.io", "credentials"))

@@ -11,19 +11,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
-
-// of is an administrator of another account.
-func of(account string) access.Caller {
-	c := admin()
-	c.Account = account
-	return c
-}
 
 func telemetryRequest(name string, types ...string) contract.CreateTelemetryRequest {
 	return contract.CreateTelemetryRequest{
@@ -85,17 +77,17 @@ func TestTelemetries(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, made, got.Telemetry)
 
-	elsewhere, err := call(w, of("other"), contract.ListTelemetries, rpc.None{})
+	elsewhere, err := call(w, adminOf("other"), contract.ListTelemetries, rpc.None{})
 	require.NoError(t, err)
 	require.NotNil(t, elsewhere.Telemetries)
 	require.Empty(t, elsewhere.Telemetries)
 	foreign := contract.TelemetryRequest{TelemetryID: made.TelemetryID}
 	missing := fmt.Sprintf("Account 'other' Telemetry '%s': Not found", made.TelemetryID)
-	_, err = call(w, of("other"), contract.GetTelemetry, foreign)
+	_, err = call(w, adminOf("other"), contract.GetTelemetry, foreign)
 	requireProblem(t, err, problem.NotFound, missing)
-	_, err = call(w, of("other"), contract.DeleteTelemetry, foreign)
+	_, err = call(w, adminOf("other"), contract.DeleteTelemetry, foreign)
 	requireProblem(t, err, problem.NotFound, missing)
-	_, err = call(w, of("other"), contract.SetTelemetrySecret, contract.TelemetrySecretRequest{
+	_, err = call(w, adminOf("other"), contract.SetTelemetrySecret, contract.TelemetrySecretRequest{
 		TelemetryID: made.TelemetryID, Secret: &contract.Secret{Name: "n", Value: json.RawMessage(`"v"`)},
 	})
 	requireProblem(t, err, problem.NotFound, missing)
@@ -153,7 +145,7 @@ func TestTelemetryRules(t *testing.T) {
 func TestTelemetryNamesAndLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	small := of("small")
+	small := adminOf("small")
 	for _, name := range []string{"one", "two"} {
 		_, err := call(w, small, contract.CreateTelemetry, telemetryRequest(name, "LOGS"))
 		require.NoError(t, err)
@@ -162,7 +154,7 @@ func TestTelemetryNamesAndLimits(t *testing.T) {
 	requireProblem(t, err, problem.Validation, "secret.name", "'two'")
 	_, err = call(w, small, contract.CreateTelemetry, telemetryRequest("three", "LOGS"))
 	requireProblem(t, err, problem.BadRequest, "maxTelemetriesAllowed")
-	_, err = call(w, of("nobody"), contract.CreateTelemetry, telemetryRequest("one", "LOGS"))
+	_, err = call(w, adminOf("nobody"), contract.CreateTelemetry, telemetryRequest("one", "LOGS"))
 	requireProblem(t, err, problem.NotFound, "Account with ncaId 'nobody' not found")
 }
 
