@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -23,6 +24,10 @@ type Config struct {
 	Prefix string `env:"SIROCCO_KEY_PREFIX" envDefault:"nvapi-nvcf-stg-"`
 	// DomainKey is the key of the hash of every key: 136 bytes in base64. Without it one is made and shared through the database.
 	DomainKey string `env:"SIROCCO_KEYS_DOMAIN_KEY,unset"`
+	// PreviousDomainKey is the one that keys were made under before DomainKey was changed; they work as long as it is here.
+	// To rotate without refusing a new key anywhere, give every replica the new one here first, and when all have it, swap
+	// the two. The old one may go when the keys made under it have expired.
+	PreviousDomainKey string `env:"SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS,unset"`
 	// EncryptionKey seals what the database keeps secret: 32 bytes in base64, the same for every replica. Without it one
 	// is made; see libs/seal.
 	EncryptionKey string `env:"SIROCCO_KEYS_ENCRYPTION_KEY,unset"`
@@ -70,7 +75,7 @@ func (c Config) check() error {
 	if !prefixShape.MatchString(c.Prefix) {
 		return fmt.Errorf("SIROCCO_KEY_PREFIX: %q does not start with %q, end with a hyphen and have letters, digits and hyphens between", c.Prefix, contract.Prefix)
 	}
-	if _, err := seal.Decode("SIROCCO_KEYS_DOMAIN_KEY", c.DomainKey, domainKeySize); err != nil {
+	if _, err := c.domainKeys(); err != nil {
 		return err
 	}
 	if c.Retention < 0 || c.Retention > maxRetention {
@@ -103,6 +108,24 @@ func (c Config) check() error {
 		}
 	}
 	return c.checkScopes()
+}
+
+// domainKeys are the data-domain keys that the operator gave, the one for new keys first.
+func (c Config) domainKeys() ([][]byte, error) {
+	var keys [][]byte
+	for _, v := range []struct{ name, text string }{{"SIROCCO_KEYS_DOMAIN_KEY", c.DomainKey}, {"SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS", c.PreviousDomainKey}} {
+		key, err := seal.Decode(v.name, v.text, domainKeySize)
+		if err != nil {
+			return nil, err
+		}
+		if key != nil {
+			keys = append(keys, key)
+		}
+	}
+	if c.DomainKey == "" && len(keys) > 0 {
+		return nil, errors.New("SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS: is of use only beside SIROCCO_KEYS_DOMAIN_KEY")
+	}
+	return keys, nil
 }
 
 // Bounds of keys §6: a token must not outlive what verifiers remember, nor grow past what the cluster inventory reads.

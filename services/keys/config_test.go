@@ -32,6 +32,8 @@ func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		"SIROCCO_ADMIN_TOKEN_LIFE: 1m0s is not between 15m0s and 12h0m0s":           func(c *Config) { c.AdminTokenLife = time.Minute },
 		"SIROCCO_ADMIN_TOKEN_LIFE: 24h0m0s is not between":                          func(c *Config) { c.AdminTokenLife = day },
 		"SIROCCO_ADMIN_TOKEN_RATE: 0 is less than 1":                                func(c *Config) { c.AdminTokenRate = 0 },
+		"SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS: want 136 bytes in base64, got 32":        func(c *Config) { c.DomainKey, c.PreviousDomainKey = b64(136), b64(32) },
+		"SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS: is of use only":                          func(c *Config) { c.PreviousDomainKey = b64(136) },
 		`SIROCCO_TRUST_MODE: "open" is neither compat nor secured`:                  func(c *Config) { c.TrustMode = "open" },
 		`SIROCCO_ADMIN_EXTRA_SCOPES: "who?" is not a scope`:                         func(c *Config) { c.AdminExtraScopes = []string{"account_setup", "who?"} },
 		"SIROCCO_ADMIN_EXTRA_SCOPES: 600 characters of scopes":                      func(c *Config) { c.AdminExtraScopes = []string{strings.Repeat("a", 600)} },

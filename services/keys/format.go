@@ -5,6 +5,7 @@ import (
 	"crypto/sha3"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -24,18 +25,26 @@ const (
 var strict = base64.RawURLEncoding.Strict()
 
 // Format draws, recognises and masks opaque keys. Because the checksum depends on the domain key, a guess is refused
-// here and never reaches the database.
+// here and never reaches the database. For the same reason a key stays bound to the domain key that it was made under:
+// when that one is replaced it must remain known for as long as such keys live, and hashing them anew would not change it.
 type Format struct {
-	prefix    string
-	domainKey []byte
+	prefix string
+	// domainKeys begin with the one that new keys are made under.
+	domainKeys [][]byte
 }
 
-// NewFormat makes the format of a deployment.
-func NewFormat(prefix string, domainKey []byte) (Format, error) {
-	if len(domainKey) != domainKeySize {
-		return Format{}, fmt.Errorf("data-domain key: want %d bytes, got %d", domainKeySize, len(domainKey))
+// NewFormat makes the format of a deployment. New keys are made under the first domain key; those made under the others
+// are still recognised.
+func NewFormat(prefix string, domainKeys ...[]byte) (Format, error) {
+	if len(domainKeys) == 0 {
+		return Format{}, errors.New("data-domain key: there is none")
 	}
-	return Format{prefix: prefix, domainKey: domainKey}, nil
+	for _, key := range domainKeys {
+		if len(key) != domainKeySize {
+			return Format{}, fmt.Errorf("data-domain key: want %d bytes, got %d", domainKeySize, len(key))
+		}
+	}
+	return Format{prefix: prefix, domainKeys: domainKeys}, nil
 }
 
 // drawn is a new key: what its owner gets, and what is kept of it.
@@ -51,19 +60,28 @@ func (f Format) draw(random io.Reader) (drawn, error) {
 	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return drawn{}, fmt.Errorf("draw a key: %w", err)
 	}
-	return f.of(raw[:]), nil
+	return f.of(f.domainKeys[0], raw[:]), nil
 }
 
 // derive makes the key that follows from a seed. Only the holder of the data-domain key can.
-func (f Format) derive(seed []byte) drawn {
-	mac := hmac.New(func() hash.Hash { return sha3.New256() }, f.domainKey)
-	mac.Write([]byte("sirocco derived key\x00"))
-	mac.Write(seed)
-	return f.of(mac.Sum(nil))
+func (f Format) derive(seed []byte) drawn { return f.derived(f.domainKeys[0], seed) }
+
+// rederive finds, among the keys that a seed yields under the domain keys, the one with this tail.
+func (f Format) rederive(seed []byte, tail string) drawn {
+	for _, key := range f.domainKeys {
+		if d := f.derived(key, seed); d.tail == tail {
+			return d
+		}
+	}
+	return f.derive(seed)
 }
 
-func (f Format) of(raw []byte) drawn {
-	sum := f.hash(raw)
+func (f Format) derived(domainKey, seed []byte) drawn {
+	return f.of(domainKey, hmacOf(domainKey, append([]byte("sirocco derived key\x00"), seed...)))
+}
+
+func (f Format) of(domainKey, raw []byte) drawn {
+	sum := hashOf(domainKey, raw)
 	value := f.prefix + base64.RawURLEncoding.EncodeToString(raw) + sum[:checkLength]
 	return drawn{value: value, hash: sum, tail: value[len(value)-tailLength:]}
 }
@@ -78,20 +96,27 @@ func (f Format) Parse(key string) (sum string, ok bool) {
 	if err != nil || len(raw) != rawSize {
 		return "", false
 	}
-	sum = f.hash(raw)
-	if subtle.ConstantTimeCompare([]byte(sum[:checkLength]), []byte(rest[bodyLength:])) != 1 {
-		return "", false
+	// All are tried, so that the time taken tells nothing about which one fits.
+	for _, key := range f.domainKeys {
+		candidate := hashOf(key, raw)
+		if subtle.ConstantTimeCompare([]byte(candidate[:checkLength]), []byte(rest[bodyLength:])) == 1 {
+			sum = candidate
+		}
 	}
-	return sum, true
+	return sum, sum != ""
 }
 
 // Mask is how a key is shown after its creation.
 func (f Format) Mask(tail string) string { return f.prefix + "**********" + tail }
 
-func (f Format) hash(raw []byte) string {
-	mac := hmac.New(func() hash.Hash { return sha3.New256() }, f.domainKey)
-	mac.Write(raw)
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+func hashOf(domainKey, raw []byte) string {
+	return base64.RawURLEncoding.EncodeToString(hmacOf(domainKey, raw))
+}
+
+func hmacOf(domainKey, message []byte) []byte {
+	mac := hmac.New(func() hash.Hash { return sha3.New256() }, domainKey)
+	mac.Write(message)
+	return mac.Sum(nil)
 }
 
 // urlAlphabet is checked apart from decoding, because the decoder of the standard library skips line breaks.

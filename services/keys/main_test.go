@@ -85,9 +85,11 @@ func (s *site) connect(t testing.TB) *bus.Conn {
 // config has a data directory of its own and a reaper that stays away from the clock of the test.
 func config(t testing.TB) Config {
 	t.Helper()
-	return Config{Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day,
+	return Config{
+		Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day,
 		SigningKeyLife: 30 * day, AdminTokenLife: contract.TokenLife, AdminTokenRate: 1000, TrustMode: trustCompat,
-		PolicyValidation: Lenient, AuditRetention: 30 * day, MaxFunctions: math.MaxInt32, MaxTasks: math.MaxInt32, RequiredArtifacts: []string{"CONTAINER", "HELM"}}
+		PolicyValidation: Lenient, AuditRetention: 30 * day, MaxFunctions: math.MaxInt32, MaxTasks: math.MaxInt32, RequiredArtifacts: []string{"CONTAINER", "HELM"},
+	}
 }
 
 // replica starts one without waiting for it.

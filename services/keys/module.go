@@ -75,11 +75,11 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	}
 
 	s.OnReady(func(ctx context.Context) error {
-		domainKey, err := secrets.Open(ctx)
+		domainKeys, err := secrets.Open(ctx)
 		if err != nil {
 			return err
 		}
-		format, err := NewFormat(cfg.Prefix, domainKey)
+		format, err := NewFormat(cfg.Prefix, domainKeys...)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,8 @@ import (
 type kept struct {
 	Key  contract.Key `json:"key"`
 	Seed []byte       `json:"seed"`
+	// Tail tells under which data-domain key the value was made, should there be another one by now.
+	Tail string `json:"tail"`
 }
 
 // once runs a creation in a transaction. With an Idempotency-Key a repeated request gets the first answer, value
@@ -34,13 +36,13 @@ func (k *Keys) once(ctx context.Context, issuer contract.Issuer, req contract.Cr
 			if err := create(tx, d); err != nil {
 				return err
 			}
-			memory = kept{Key: *answer, Seed: d.seed}
+			memory = kept{Key: *answer, Seed: d.seed, Tail: answer.Value[len(answer.Value)-tailLength:]}
 			memory.Key.Value = ""
 			return nil
 		})
 		if err == nil {
 			*answer = memory.Key
-			answer.Value = k.format.derive(memory.Seed).value
+			answer.Value = k.format.rederive(memory.Seed, memory.Tail).value
 		}
 		return err
 	})

@@ -49,27 +49,28 @@ func newVault(cfg Config, pool *pgxpool.Pool, now func() time.Time) (*seal.Vault
 	return seal.New(source, store.NewKeyring(pool, "keys", sealedColumns()...), now)
 }
 
-// Secrets finds the data-domain key, or makes it once for all replicas: the first to write a row wins, the others read
-// it. It comes from the environment or, sealed, from the database.
+// Secrets finds the data-domain keys, or makes one once for all replicas: the first to write a row wins, the others read
+// it. They come from the environment or, sealed, from the database.
 type Secrets struct {
 	store  *Store
 	vault  *seal.Vault
 	random io.Reader
-	// domainKey is nil unless the operator gave one.
-	domainKey []byte
+	// given are the operator's keys, the one for new keys first; none unless the operator gave one.
+	given [][]byte
 }
 
 // NewSecrets prepares the search; Open performs it.
 func NewSecrets(cfg Config, store *Store, vault *seal.Vault, random io.Reader) (*Secrets, error) {
-	domainKey, err := seal.Decode("SIROCCO_KEYS_DOMAIN_KEY", cfg.DomainKey, domainKeySize)
+	given, err := cfg.domainKeys()
 	if err != nil {
 		return nil, err
 	}
-	return &Secrets{store: store, vault: vault, random: random, domainKey: domainKey}, nil
+	return &Secrets{store: store, vault: vault, random: random, given: given}, nil
 }
 
-// Open unlocks the vault and returns the data-domain key of the deployment. An error says what a person has to bring.
-func (s *Secrets) Open(ctx context.Context) ([]byte, error) {
+// Open unlocks the vault and returns the data-domain keys of the deployment, the one for new keys first. An error says
+// what a person has to bring.
+func (s *Secrets) Open(ctx context.Context) ([][]byte, error) {
 	if err := s.vault.Load(ctx); err != nil {
 		return nil, err
 	}
@@ -82,32 +83,44 @@ func (s *Secrets) Open(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 	}
-	key := s.domainKey
-	switch {
-	case key == nil && held.value == nil:
+	if len(s.given) > 0 {
+		return s.given, s.accept(ctx, *held)
+	}
+	if held.value == nil {
 		return nil, errors.New("the keys in the database were hashed with a data-domain key from the environment: set SIROCCO_KEYS_DOMAIN_KEY here too")
-	case key == nil:
-		if key, err = s.vault.Open(ctx, domainKeyName, held.value); err != nil {
-			return nil, err
+	}
+	key, err := s.vault.Open(ctx, domainKeyName, held.value)
+	return [][]byte{key}, err
+}
+
+// accept checks that the stored keys were made under one of the given domain keys, and notes the first one as the one
+// of new keys.
+func (s *Secrets) accept(ctx context.Context, held secret) error {
+	for i, key := range s.given {
+		if seal.Fingerprint(domainKeyName, key) != held.fingerprint {
+			continue
 		}
+		if i == 0 {
+			return nil
+		}
+		return s.store.replaceSecret(ctx, domainKeyName, held.fingerprint, seal.Fingerprint(domainKeyName, s.given[0]))
 	}
-	if seal.Fingerprint(domainKeyName, key) != held.fingerprint {
-		return nil, fmt.Errorf("SIROCCO_KEYS_DOMAIN_KEY is not the key %s that the stored keys were hashed with; with another one no key would work", held.fingerprint)
-	}
-	return key, nil
+	return fmt.Errorf("SIROCCO_KEYS_DOMAIN_KEY is not the key %s that the stored keys were hashed with; without that one no key would work, "+
+		"so set it, or to replace it set it as SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS", held.fingerprint)
 }
 
 func (s *Secrets) claimDomainKey(ctx context.Context) (held *secret, err error) {
-	key := s.domainKey
 	claim := secret{}
-	if key == nil {
-		key = make([]byte, domainKeySize)
-		if _, err := io.ReadFull(s.random, key); err != nil {
-			return nil, fmt.Errorf("make the data-domain key: %w", err)
-		}
-		if claim.value, err = s.vault.Seal(ctx, domainKeyName, key); err != nil {
-			return nil, err
-		}
+	if len(s.given) > 0 {
+		claim.fingerprint = seal.Fingerprint(domainKeyName, s.given[0])
+		return s.store.claimSecret(ctx, domainKeyName, claim)
+	}
+	key := make([]byte, domainKeySize)
+	if _, err := io.ReadFull(s.random, key); err != nil {
+		return nil, fmt.Errorf("make the data-domain key: %w", err)
+	}
+	if claim.value, err = s.vault.Seal(ctx, domainKeyName, key); err != nil {
+		return nil, err
 	}
 	claim.fingerprint = seal.Fingerprint(domainKeyName, key)
 	return s.store.claimSecret(ctx, domainKeyName, claim)

@@ -23,7 +23,7 @@ func encode(b byte, size int) string {
 }
 
 // open is one replica that looks for the secrets.
-func open(t *testing.T, s *site, cfg Config) ([]byte, error) {
+func open(t *testing.T, s *site, cfg Config) ([][]byte, error) {
 	t.Helper()
 	_, secrets := vaultOf(t, s, cfg)
 	return secrets.Open(t.Context())
@@ -173,4 +173,64 @@ func TestBrokenKeyFileIsReported(t *testing.T) {
 		_, err := open(t, s, cfg)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+func TestDomainKeyIsReplacedWithoutEndingKeys(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	with := func(current, previous byte) Config {
+		c := config(t)
+		c.DataDir, c.EncryptionKey, c.DomainKey = "", encode(9, seal.KeySize), encode(current, domainKeySize)
+		if previous != 0 {
+			c.PreviousDomainKey = encode(previous, domainKeySize)
+		}
+		return c
+	}
+	works := func(key contract.Key) bool {
+		return call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: key.Value}).Known
+	}
+	repeated := s.wanted()
+	repeated.IdempotencyKey = "again"
+
+	before := s.replica(t, with(1, 0))
+	ready(t, before)
+	old := call(t, s, contract.Create, repeated)
+	stop(t, before)
+	// First every replica learns of the new key, then each makes keys under it; any two that run at once agree.
+	learned := s.replica(t, with(1, 2))
+	ready(t, learned)
+	require.True(t, works(old))
+	swapped := s.replica(t, with(2, 1))
+	ready(t, swapped)
+	made := []contract.Key{old, s.create(t), s.create(t), s.create(t)}
+	for range 10 {
+		for _, key := range made {
+			require.True(t, works(key))
+		}
+		require.Equal(t, old.Value, call(t, s, contract.Create, repeated).Value, "a repeated request has the same answer under either key")
+	}
+	stop(t, learned)
+	require.Equal(t, old.Value, call(t, s, contract.Create, repeated).Value)
+	made = append(made, s.create(t))
+	again := s.replica(t, with(1, 2))
+	ready(t, again) // one that was restarted with the settings of the step before
+	stop(t, again)
+	stop(t, swapped)
+
+	ready(t, s.replica(t, with(2, 1)))
+	last := s.create(t)
+	for _, key := range append(made, last) {
+		require.True(t, works(key))
+	}
+	_, err := open(t, s, with(1, 0))
+	require.ErrorContains(t, err, "SIROCCO_KEYS_DOMAIN_KEY is not the key")
+	require.ErrorContains(t, err, "SIROCCO_KEYS_DOMAIN_KEY_PREVIOUS")
+	only, err := open(t, s, with(2, 0))
+	require.NoError(t, err)
+	format, err := NewFormat("nvapi-nvcf-stg-", only...)
+	require.NoError(t, err)
+	_, ok := format.Parse(old.Value)
+	require.False(t, ok, "without its domain key a key is a guess")
+	_, ok = format.Parse(last.Value)
+	require.True(t, ok)
 }

@@ -38,3 +38,12 @@ func (s *Store) claimSecret(ctx context.Context, name string, claim secret) (*se
 	}
 	return held, err
 }
+
+// replaceSecret notes that another secret took over, unless a replica was faster.
+func (s *Store) replaceSecret(ctx context.Context, name, from, to string) error {
+	_, err := s.pool.Exec(ctx, `UPDATE keys.secrets SET fingerprint = $3, value = NULL WHERE name = $1 AND fingerprint = $2`, name, from, to)
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	return nil
+}
