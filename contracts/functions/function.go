@@ -71,10 +71,11 @@ type LLMConfig struct {
 	RoutingMethod  string   `json:"routingMethod,omitempty"`
 }
 
-// Secret is a name with a value; the value is a string or a JSON object. It never leaves the service in an answer.
+// Secret is a name with a value; the value is a string or a JSON object. It never leaves the service in an answer. A value
+// of null, which deletes, is not the same as none.
 type Secret struct {
 	Name  string          `json:"name"`
-	Value json.RawMessage `json:"value"`
+	Value json.RawMessage `json:"value,omitempty"`
 }
 
 // Telemetries names the sinks of a version.
