@@ -164,7 +164,7 @@ func TestSecretsAreSealedAndOnlyNamed(t *testing.T) {
 func (w *world) dump() string {
 	w.t.Helper()
 	var b strings.Builder
-	for _, table := range []string{"versions", "secrets", "encryption_keys", "outbox", "inbox"} {
+	for _, table := range []string{"versions", "secrets", "telemetries", "registry_credentials", "assets", "encryption_keys", "outbox", "inbox"} {
 		rows, err := w.pool.Query(w.t.Context(), `TABLE functions.`+table)
 		require.NoError(w.t, err)
 		for rows.Next() {
@@ -728,34 +728,6 @@ func TestConcurrentWriters(t *testing.T) {
 	for _, k := range kin.Functions {
 		require.Equal(t, kin.Functions[0].Models[0].LLMConfig.TokenRateLimit, k.Models[0].LLMConfig.TokenRateLimit)
 	}
-}
-
-func BenchmarkCreate(b *testing.B) {
-	w := newWorld(b)
-	for b.Loop() {
-		w.create("", minimal())
-	}
-}
-
-func BenchmarkList3000(b *testing.B) {
-	w := newWorld(b)
-	_, err := w.pool.Exec(b.Context(), `INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at)
-		SELECT md5('v' || i)::uuid, md5('f' || i)::uuid, $1, 'DEFAULT', 'INACTIVE', $2::json, now() - i * interval '1 s', now() FROM generate_series(1, 3000) i`,
-		account, mustJSON(b, complete(minimal())))
-	require.NoError(b, err)
-	b.Run("List", func(b *testing.B) {
-		for b.Loop() {
-			all, err := call(w, admin(), contract.List, contract.ListRequest{})
-			require.NoError(b, err)
-			require.Len(b, all.Functions, 3000)
-		}
-	})
-	b.Run("ListIDs", func(b *testing.B) {
-		for b.Loop() {
-			_, err := call(w, admin(), contract.ListIDs, contract.ListRequest{})
-			require.NoError(b, err)
-		}
-	})
 }
 
 func mustJSON(tb testing.TB, v any) string {
