@@ -19,6 +19,8 @@ const (
 	keysFace
 	// inventoryFace answers 401 to a dead key and {"error":"…"} to everything.
 	inventoryFace
+	// consoleFace answers 401 to a dead key and {"code":…,"message":"…"} to everything (keys §9).
+	consoleFace
 )
 
 // faceOf knows the APIs by their paths, for any host may serve any path (keys §14, ruling 11).
@@ -28,12 +30,23 @@ func faceOf(path string) face {
 			return inventoryFace
 		}
 	}
+	if strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/api/v2/") {
+		return consoleFace
+	}
 	for _, tree := range []string{"/v1/keys", "/v1/introspect", "/v1/namespaces/", "/v1/admin/", "/v1/service-admin/"} {
 		if strings.HasPrefix(path, tree) {
 			return keysFace
 		}
 	}
 	return functionsFace
+}
+
+// faceFor is the face of a request. A function has paths of its own, which are no API of the platform.
+func faceFor(r *http.Request) face {
+	if d, p := classify(r); p != nil || d.functionID != "" || d.invocationHost {
+		return functionsFace
+	}
+	return faceOf(r.URL.Path)
 }
 
 func (line *route) face() face { return faceOf(line.path) }
@@ -75,7 +88,7 @@ func (f face) tooLarge(h http.Header) *problem.Problem {
 		if token, p := bearer(h); p == nil && len(token) > maxInventoryBearer || len(h.Get("Authorization")) > maxBearer {
 			return problem.New(problem.HeadersTooLarge, "JWT exceeds maximum size of %d bytes", maxInventoryBearer)
 		}
-	case functionsFace:
+	case functionsFace, consoleFace:
 	}
 	return nil
 }

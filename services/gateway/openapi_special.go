@@ -4,6 +4,7 @@ import (
 	"reflect"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/directory"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
 )
 
@@ -23,6 +24,10 @@ var described = map[string]Operation{
 		Summary: "Waits for the answer to an invocation that was not ready in time."},
 	"GET /v1/audit/stream": {Area: "ledger", Row: &access.ReadAudit, Media: "text/event-stream",
 		Summary: "Streams events of the audit record as they happen; Last-Event-ID goes on where a client stopped."},
+	"POST /api/v1/token": {Area: "keys", Input: reflect.TypeFor[directory.GrantRequest](), Output: reflect.TypeFor[directory.Tokens](),
+		Summary: "Gives tokens for a password, a client secret or a refresh token. The names of members are matched without regard to case."},
+	"POST " + oauthPath: {Area: "keys", Media: "application/json",
+		Summary: "Gives tokens as RFC 6749 describes, for a form and HTTP Basic."},
 	"GET /livez":    {Area: "gateway", Media: "text/plain", Summary: "The process runs."},
 	"GET /readyz":   {Area: "gateway", Media: "text/plain", Summary: "A function can be called; ?verbose says what is waited for."},
 	"GET /startupz": {Area: "gateway", Media: "text/plain", Summary: "The process has started."},

@@ -69,9 +69,13 @@ func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *p
 		grpc.setMessage(p.Detail)
 	}
 	var body any = doc
-	if faceOf(r.URL.Path) == inventoryFace {
+	switch faceFor(r) {
+	case inventoryFace:
 		body = inventoryErrorOf(p, requestID)
 		h.Set("Content-Type", "application/json")
+	case consoleFace:
+		body = consoleBody(r, p, h)
+	case functionsFace, keysFace:
 	}
 	w.WriteHeader(doc.Status)
 	if r.Method == http.MethodHead {

@@ -28,7 +28,7 @@ var open *access.Row
 // routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
 // the endpoint that answers. The aliases under /v2/orgs/… are rewritten to these paths before they are looked up.
 func routes() []route {
-	return slices.Concat(keyRoutes(), functionRoutes(), resourceRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes(), explainRoutes())
+	return slices.Concat(keyRoutes(), functionRoutes(), resourceRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes(), explainRoutes(), consoleRoutes())
 }
 
 // healthPatience bounds a look at the bus for /health.
@@ -41,6 +41,8 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 		"POST /v1/admin/keys":                        g.mintAdminToken,
 		"GET /.well-known/openid-configuration":      g.discovery,
 		"GET /.well-known/jwks.json":                 g.publicKeys,
+		"POST /api/v1/token":                         g.consoleToken,
+		"POST " + oauthPath:                          g.oauthToken,
 		"POST " + pexec:                              g.invokePexec,
 		"POST " + pexec + "/versions/{versionId}":    g.invokePexec,
 		"GET /v2/nvcf/pexec/status/{requestId}":      g.pollPexec,

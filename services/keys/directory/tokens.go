@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// jtiSize in bytes makes 22 characters; refreshSize is that of a refresh token and secretSize of an application's secret.
-	jtiSize     = 16
+	// jtiLetters make 127 bits and hold no underscore, which some clients do not expect in an id.
+	jtiLetters = 22
+	// refreshSize is that of a refresh token in bytes.
 	refreshSize = 32
-	secretSize  = 32
 	// refreshIdle is how long a refresh token may lie unused.
 	refreshIdle = 30 * 24 * time.Hour
 	// anonymousClient is the azp of a sign-in that named no client.
@@ -48,7 +48,7 @@ var grants = map[string]struct {
 }
 
 // clientShape keeps a client id fit for a claim: printable ASCII in which the payload's base64 has neither '-' nor '_'.
-var clientShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@/ -]{0,254}$`)
+var clientShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@/ -]{0,254}$`)
 
 // claims of an access token (keys §9.6). Every value is printable ASCII without '>', '?' and '~': then the payload has
 // neither '-' nor '_', and clients that decode it with the standard base64 alphabet can.
@@ -132,7 +132,7 @@ func checkGrant(req contract.GrantRequest) (g struct {
 	}
 	check.Require(writable(req.Username, maxEmail), "username", "must have at most %d characters and none for control", maxEmail)
 	check.Require(len(req.Password) <= maxPassword, "password", "must have at most %d bytes", maxPassword)
-	check.Require(req.ClientID == "" || clientShape.MatchString(req.ClientID), "clientID", "must have at most 255 letters, digits, spaces and . _ : @ / -")
+	check.Require(req.ClientID == "" || clientShape.MatchString(req.ClientID), "clientID", "must have at most 255 letters, digits, spaces and . _ @ / -")
 	check.Require(len(req.ClientSecret) <= maxPassword, "clientSecret", "must have at most %d bytes", maxPassword)
 	check.Require(len(req.RefreshToken) <= maxPassword, "refreshToken", "must have at most %d bytes", maxPassword)
 	check.Require(len(req.Scopes) <= maxScopes, "scope", "must name at most %d scopes", maxScopes)
@@ -281,7 +281,7 @@ func (d *Directory) issue(ctx context.Context, s session) (contract.GrantRespons
 	if err != nil {
 		return contract.GrantResponse{}, err
 	}
-	jti, err := d.draw(jtiSize)
+	jti, err := d.letters(jtiLetters, passwordLetters)
 	if err != nil {
 		return contract.GrantResponse{}, err
 	}

@@ -106,7 +106,7 @@ func TestPayloadsNeedNoURLAlphabet(t *testing.T) {
 		n := 1 + i%60
 		name, err := d.letters(n, letters)
 		require.NoError(t, err)
-		jti, err := d.draw(jtiSize)
+		jti, err := d.letters(jtiLetters, passwordLetters)
 		require.NoError(t, err)
 		require.True(t, isEmail(name+"@corp.example"))
 		tokens, err := d.sign(subject{id: jti, name: name + "@corp.example", email: name + "@corp.example", account: "nvcf-default"},
