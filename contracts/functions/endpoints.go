@@ -38,7 +38,7 @@ type FunctionResponse struct {
 }
 
 // MaxPage is the largest number of elements in one answer of a list.
-const MaxPage = 2000
+const MaxPage = 1000
 
 // ListRequest is GET /v2/nvcf/functions and /functions/ids (§3.3). All members but Visibility are opt-in: a client that
 // gives none of them gets everything, which the gateway collects page by page.

@@ -224,7 +224,7 @@ func (f *Functions) page(ctx context.Context, member string, q query) (rpc.Rende
 			head.Total = &total
 		}
 	}
-	p := &pageWriter{caller: q.caller, left: q.limit, ids: distinct}
+	p := &pageWriter{caller: q.caller, left: q.limit, ids: distinct, elements: make([]byte, 0, min(pageBytes, 512*q.limit))}
 	for g := range visibilities {
 		if !q.groups[g] || q.after != nil && g < q.after.Group {
 			continue
