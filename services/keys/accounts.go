@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/coder/quartz"
 	"go.uber.org/zap"
@@ -74,7 +75,7 @@ func (a *Accounts) Create(ctx context.Context, req contract.CreateAccountRequest
 			return contract.AccountResponse{}, err
 		}
 	}
-	account.LastUpdatedAt = a.clock.Now().UTC()
+	account.LastUpdatedAt = a.clock.Now().UTC().Truncate(time.Millisecond)
 	if err := a.store.createAccount(ctx, account); err != nil {
 		return contract.AccountResponse{}, err
 	}

@@ -29,7 +29,7 @@ func (k *Keys) Evaluate(ctx context.Context, req contract.EvaluateRequest) (cont
 		return contract.EvaluateResponse{}, invalid("input.apiKey", "must be present")
 	}
 	answer := contract.EvaluateResponse{Namespace: req.Namespace, RuleName: req.Rule, CacheControl: "max-age=60"}
-	now := k.clock.Now().UTC()
+	now := k.now()
 	hash, ok := k.format.Parse(req.Input.APIKey)
 	if !ok {
 		return answer, nil

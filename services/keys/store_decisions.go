@@ -88,7 +88,9 @@ func (s *Store) decisions(ctx context.Context, q decisionQuery, limit int) ([]fo
 			return f, err
 		}
 		f.at = f.at.UTC()
-		return f, json.Unmarshal(document, &f.decision.Decision)
+		err = json.Unmarshal(document, &f.decision.Decision)
+		f.decision.At = f.decision.At.UTC().Truncate(time.Millisecond)
+		return f, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read decisions: %w", err)
