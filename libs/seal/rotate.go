@@ -106,22 +106,30 @@ func (v *Vault) Settle(ctx context.Context) (Status, error) {
 	return v.status(ctx, moved)
 }
 
+// rewrap goes on past values that do not open, so that one damaged row keeps no other under a previous key; it ends with
+// the error of such a row when only they are left.
 func (v *Vault) rewrap(ctx context.Context, current *key, keys map[ID]*key) (moved int, err error) {
 	for {
 		values, err := v.register.Stale(ctx, current.id.String(), batch)
 		if err != nil || len(values) == 0 {
 			return moved, err
 		}
+		var broken error
+		before := moved
 		for _, value := range values {
 			sealed, err := rewrap(keys, current, value.Name, value.Sealed)
 			if err != nil {
-				return moved, err
+				broken = err
+				continue
 			}
 			if err := v.register.Replace(ctx, value, sealed); err != nil {
 				return moved, err
 			}
+			moved++
 		}
-		moved += len(values)
+		if moved == before {
+			return moved, broken
+		}
 	}
 }
 

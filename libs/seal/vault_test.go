@@ -326,6 +326,36 @@ func TestAKeyThatAValueNeedsIsNotForgotten(t *testing.T) {
 	h.holds(v, 1)
 }
 
+func TestADamagedValueKeepsNoOtherUnderTheOldKey(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	v := h.ready(seal.Source{})
+	for i := range 3 {
+		require.NoError(t, h.put(t.Context(), v, fmt.Sprint(i)))
+	}
+	var good []byte
+	require.NoError(t, h.pool.QueryRow(t.Context(), `SELECT sealed FROM vaults.things WHERE name = '0'`).Scan(&good))
+	_, err := h.pool.Exec(t.Context(), `UPDATE vaults.things SET sealed = set_byte(sealed, 20, 255 - get_byte(sealed, 20)) WHERE name = '0'`)
+	require.NoError(t, err)
+	old, err := v.Status(t.Context())
+	require.NoError(t, err)
+	_, err = v.Rotate(t.Context())
+	require.ErrorContains(t, err, "open thing/0", "it says which value does not open")
+	h.clock.Advance(time.Minute)
+	_, err = v.Settle(t.Context())
+	require.Error(t, err)
+	status, err := v.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{old.Current}, status.Previous, "the key stays: the value may yet be mended")
+	var left int
+	require.NoError(t, h.pool.QueryRow(t.Context(), `SELECT count(*) FROM vaults.things WHERE key_id = $1`, old.Current).Scan(&left))
+	require.Equal(t, 1, left)
+	_, err = h.pool.Exec(t.Context(), `UPDATE vaults.things SET sealed = $1 WHERE name = '0'`, good)
+	require.NoError(t, err)
+	h.settle(v)
+	h.holds(v, 3)
+}
+
 func TestReplicaWithoutTheKeySaysWhatToBring(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
