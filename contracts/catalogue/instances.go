@@ -10,4 +10,5 @@ var instancesEntries = []Entry{
 	{"instances.Ended", instances.Ended},
 	{"instances.Launch", instances.Launch},
 	{"instances.Terminate", instances.Terminate},
+	{"instances.UpdateSecrets", instances.UpdateSecrets},
 }

@@ -118,10 +118,21 @@ type TerminateOrder struct {
 	FinishQueue bool `json:"finishQueue,omitempty"`
 }
 
+// SecretsOrder asks a node to write the secrets of an instance anew. The values are not in it; the agent asks the functions
+// service for them.
+type SecretsOrder struct {
+	CommandID  string `json:"commandId"`
+	InstanceID string `json:"instanceId"`
+	Account    string `json:"account"`
+	VersionID  string `json:"versionId"`
+}
+
 // The commands.
 var (
 	Launch    = rpc.Command[LaunchOrder]{Verb: "launch", Doc: "Start one instance on a node."}
 	Terminate = rpc.Command[TerminateOrder]{Verb: "terminate", Doc: "Drain and stop one instance."}
+
+	UpdateSecrets = rpc.Command[SecretsOrder]{Verb: "update-secrets", Doc: "Write the secrets of one instance anew."}
 )
 
 // Report is what an agent says about an instance, whenever its state or phase changes. A higher Sequence wins.

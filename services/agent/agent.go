@@ -112,6 +112,7 @@ func New(cfg Config, conn *bus.Conn, log *zap.Logger) (*Agent, error) {
 	a.work = newWorkers(a)
 	bus.OnCommand(a.commands, instances.Launch, a.launch)
 	bus.OnCommand(a.commands, instances.Terminate, a.terminate)
+	bus.OnCommand(a.commands, instances.UpdateSecrets, a.updateSecrets)
 	return a, nil
 }
 
@@ -397,7 +398,9 @@ func (a *Agent) attach(ctx context.Context) error {
 		if there && rec.Handle != nil {
 			rec.Handle = &h
 		}
-		a.begin(newInstance(a, rec))
+		i := newInstance(a, rec)
+		a.begin(i)
+		i.renewSecrets() // they may have changed while nobody was here to be told
 	}
 	for id, h := range found {
 		a.log.Warn("stopping an instance that nobody wants any more", zap.String("instance", id), zap.String("driver", h.Driver))

@@ -14,13 +14,9 @@ import (
 // writeFiles lays out the directory of an instance. Nobody but the agent's user gets into it from the host; inside a
 // container, where the sub-directories are mounted, any user must read the secrets and write to inf.
 func writeFiles(dir string, secrets []functions.Secret) error {
-	values := map[string]json.RawMessage{}
-	for _, s := range secrets {
-		values[s.Name] = s.Value
-	}
-	b, err := json.Marshal(values)
+	b, err := secretsDocument(secrets)
 	if err != nil {
-		return fmt.Errorf("secrets: %w", err)
+		return err
 	}
 	for _, d := range []struct {
 		path string
@@ -50,10 +46,6 @@ func (e *end) hideSecrets(dir string) {
 	if err != nil {
 		return // it never got any
 	}
-	var secrets any
-	if err := json.Unmarshal(b, &secrets); err != nil {
-		return
-	}
 	var pairs []string
 	var collect func(any)
 	collect = func(v any) {
@@ -72,7 +64,12 @@ func (e *end) hideSecrets(dir string) {
 			}
 		}
 	}
-	collect(secrets)
+	for _, document := range append(retiredSecrets(dir), b) {
+		var secrets any
+		if err := json.Unmarshal(document, &secrets); err == nil {
+			collect(secrets)
+		}
+	}
 	hide := strings.NewReplacer(pairs...)
 	e.Message = hide.Replace(e.Message)
 	for n := range e.Logs {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -88,6 +89,45 @@ func TestSecretsThatAContainerPrintsStayOnTheNode(t *testing.T) {
 	}
 	require.NotContains(t, w.logs.String(), canary)
 	require.Empty(t, holding(t, w.dir, canary), "with the instance goes what it knew")
+}
+
+func TestSecretsThatChangeReachTheInstanceThatRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.agent(nil)
+	v := w.version(secret)
+	id := w.launch(v, nil)
+	w.state(id, instances.Running)
+	dir := filepath.Join(w.dir, "agent", "instances", id)
+	rotate := func(value string) {
+		w.mu.Lock()
+		l := w.versions[v]
+		l.Secrets = []functions.Secret{{Name: "TOKEN", Value: json.RawMessage(`"` + value + `"`)}}
+		w.versions[v] = l
+		w.mu.Unlock()
+	}
+	sees := func(value string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return w.self(v).Secrets == `{"TOKEN":"`+value+`"}` }, patience, 10*time.Millisecond)
+	}
+	rotate("rotated-1")
+	w.renewSecrets(id)
+	sees("rotated-1")
+	info, err := os.Stat(secretsPath(dir))
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o444), info.Mode().Perm())
+	info, err = os.Stat(retiredPath(dir))
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
+	e := end{Message: "old " + canary + ", new rotated-1"}
+	e.hideSecrets(dir)
+	require.Equal(t, "old [secret], new [secret]", e.Message)
+
+	w.renewSecrets("nobody") // an instance that this node does not know is no error
+	n.crash()
+	rotate("rotated-2") // while nobody is there to be told
+	w.agent(nil)
+	sees("rotated-2")
 }
 
 func TestLastBytes(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,6 +53,10 @@ type instance struct {
 	done     chan struct{} // closed when it is terminated
 
 	transport drivers.Transport
+
+	// secrets is held while the file with the secrets is made, stale set while it is to be made anew.
+	secrets sync.Mutex
+	stale   atomic.Bool
 }
 
 func newInstance(a *Agent, rec *record) *instance {
@@ -174,11 +179,7 @@ func (i *instance) watch(ctx context.Context, d drivers.Driver, exited chan<- *e
 func (i *instance) start(ctx context.Context) error {
 	ctx, cancel := context.WithDeadline(ctx, i.rec.Order.Deadline)
 	defer cancel()
-	launchable, err := i.fetch(ctx)
-	if err != nil {
-		return err
-	}
-	spec, err := i.spec(launchable)
+	spec, err := i.learnSpec(ctx)
 	if err != nil {
 		return err
 	}
@@ -200,6 +201,17 @@ func (i *instance) start(ctx context.Context) error {
 	i.mu.Unlock()
 	i.report(instances.Starting, instances.WaitingReady, nil)
 	return nil
+}
+
+// learnSpec asks what to run and lays out the files of the instance.
+func (i *instance) learnSpec(ctx context.Context) (drivers.Spec, error) {
+	i.secrets.Lock()
+	defer i.secrets.Unlock()
+	launchable, err := i.fetch(ctx)
+	if err != nil {
+		return drivers.Spec{}, err
+	}
+	return i.spec(launchable)
 }
 
 // fetch asks the functions service what to run; it waits for the service as long as the order allows.
@@ -415,7 +427,10 @@ func (i *instance) finish(ctx context.Context, e *end) bool {
 	if !i.stopDriver(ctx, grace, e) {
 		return false
 	}
-	if err := os.RemoveAll(i.dir()); err != nil {
+	i.secrets.Lock() // nobody writes them again after this
+	err := os.RemoveAll(i.dir())
+	i.secrets.Unlock()
+	if err != nil {
 		i.log.Warn("instance directory not removed", zap.Error(err))
 	}
 	i.mu.Lock()

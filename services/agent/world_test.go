@@ -293,6 +293,12 @@ func (w *world) terminate(id string, drain int, change ...func(*instances.Termin
 	send(w, instances.Terminate, order.CommandID, order)
 }
 
+func (w *world) renewSecrets(id string) {
+	w.t.Helper()
+	order := instances.SecretsOrder{CommandID: uuid.NewString(), InstanceID: id, Account: "acme"}
+	send(w, instances.UpdateSecrets, order.CommandID, order)
+}
+
 // send publishes an order as an outbox does.
 func send[O any](w *world, cmd rpc.Command[O], id string, order O) {
 	w.t.Helper()

@@ -523,3 +523,28 @@ func TestDeployRacingWithDeleteOfTheVersion(t *testing.T) {
 	}
 	require.Zero(t, w.count("deployments.devices"))
 }
+
+func TestNewSecretsAreOrderedToEveryInstance(t *testing.T) {
+	w := newWorld(t, node("n1", 2), node("n2", 2))
+	w.start()
+	f, other := w.version(), w.version()
+	w.deploy(f, one(3, 3))
+	w.deploy(other, one(1, 1))
+	w.becomes(f, functions.Active)
+	w.becomes(other, functions.Active)
+	mine := map[string]bool{}
+	for range 4 {
+		if l := w.launch(); l.order.VersionID == f.VersionID {
+			mine[l.order.InstanceID] = true
+		}
+	}
+	require.NoError(t, bus.Announce(t.Context(), w.conn, "functions", uuid.NewString(), functions.SecretsUpdated,
+		bus.Fact{Account: account, Entity: f.VersionID}, functions.SecretsChanged{FunctionID: f.ID, VersionID: f.VersionID, Changed: []string{"TOKEN"}}))
+	for range 3 {
+		o := <-w.renewals
+		require.True(t, mine[o.InstanceID])
+		delete(mine, o.InstanceID)
+	}
+	w.quiet(f)
+	require.Empty(t, w.renewals)
+}

@@ -102,7 +102,9 @@ func NewService(p app.Platform, cfg Config) *app.Service {
 	for _, e := range instances.ReportEvents {
 		bus.On(reports, e, observer.OnReport)
 	}
-	bus.On(s.Subscribe(event.Functions), functions.Deleted, observer.OnDeleted)
+	versions := s.Subscribe(event.Functions)
+	bus.On(versions, functions.Deleted, observer.OnDeleted)
+	bus.On(versions, functions.SecretsUpdated, observer.OnSecrets)
 
 	s.Uses(event.StreamOf(event.Nodes), event.StreamOf(event.Clusters))
 	s.Loop("reconciler", reconciler.Run)

@@ -159,6 +159,29 @@ func (o *Observer) OnDeleted(ctx context.Context, t tx, _ event.Envelope, p func
 	return beginTeardown(ctx, t, o.store, o.journal, d, forced, 0, o.clock.Now())
 }
 
+// OnSecrets orders the nodes of a version's instances to write its secrets anew. An instance that is placed later reads
+// the new ones.
+func (o *Observer) OnSecrets(ctx context.Context, t tx, env event.Envelope, p functions.SecretsChanged) error {
+	if !isUUID(p.VersionID) {
+		return nil
+	}
+	id, err := o.store.idOf(ctx, t, "deployments", "version_id", p.VersionID)
+	if err != nil || id == "" {
+		return err
+	}
+	d, err := o.store.lock(ctx, t, id)
+	if err != nil || d == nil {
+		return err
+	}
+	for _, i := range d.live() {
+		order := instances.SecretsOrder{CommandID: "secrets-" + env.ID + "-" + i.ID, InstanceID: i.ID, Account: d.Account, VersionID: d.VersionID}
+		if err := bus.Order(ctx, t, o.journal, instances.UpdateSecrets, i.Cluster, i.Node, order.CommandID, order); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // beginTeardown stores that a deployment shall go, with its events, and wakes the reconciler. The drain starts once: a
 // forced teardown that hurries a graceful one is an update of it.
 func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deployment, how teardown, grace int, now time.Time) error {

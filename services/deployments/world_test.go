@@ -69,6 +69,7 @@ type world struct {
 
 	launches chan launched
 	ends     chan ended
+	renewals chan instances.SecretsOrder
 	sequence atomic.Int64
 	// stopFunctions takes the functions service away.
 	stopFunctions func()
@@ -93,7 +94,7 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	t.Helper()
 	w := &world{
 		t: t, nats: testkit.NATS(t), pool: testkit.Database(t, schema, app.Migrations(migrations)),
-		launches: make(chan launched, 1024), ends: make(chan ended, 1024),
+		launches: make(chan launched, 1024), ends: make(chan ended, 1024), renewals: make(chan instances.SecretsOrder, 16),
 		functions: map[string]*functions.Function{}, told: map[string][]functions.SetStatusRequest{}, nodes: map[string]*clusters.Node{}, rules: map[string][]clusters.QuotaRule{}, public: map[string]bool{}, queues: map[string]bool{},
 	}
 	w.onLaunch, w.onEnd = w.comesUp, w.goesDown
@@ -231,6 +232,10 @@ func (w *world) join(n clusters.Node) {
 		e := ended{n.Node, o}
 		w.behaviour().end(e)
 		w.ends <- e
+		return nil
+	})
+	bus.OnCommand(agent, instances.UpdateSecrets, func(_ context.Context, o instances.SecretsOrder) error {
+		w.renewals <- o
 		return nil
 	})
 	require.NoError(w.t, agent.Start(w.t.Context()))

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/instances"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
+)
+
+// updateSecrets lets an instance read its secrets anew. The order is done when the work has begun: an agent that dies
+// before its end does the work for every instance that it takes up again.
+func (a *Agent) updateSecrets(_ context.Context, order instances.SecretsOrder) error {
+	if err := checkID(order.InstanceID); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i, known := a.instances[order.InstanceID]; known {
+		i.renewSecrets()
+	}
+	return nil
+}
+
+// renewSecrets begins to write the secrets of an instance anew, unless that is about to happen already. It is called with
+// the agent's lock.
+func (i *instance) renewSecrets() {
+	if !i.stale.CompareAndSwap(false, true) {
+		return
+	}
+	i.agent.running.Go(func() {
+		for wait := 200 * time.Millisecond; i.agent.ctx.Err() == nil; wait = min(2*wait, 10*time.Second) {
+			err := i.writeSecrets(i.agent.ctx)
+			if err == nil {
+				return
+			}
+			i.log.Warn("secrets not renewed, trying again", zap.Error(err))
+			select {
+			case <-i.done:
+				return
+			default:
+				sleep(i.agent.ctx, wait)
+			}
+		}
+	})
+}
+
+// askSecrets bounds one question for the secrets of a version.
+const askSecrets = 5 * time.Second
+
+// writeSecrets asks for the secrets and replaces the file. It waits for a start that is reading them just now, because
+// that one may have read old ones; an instance that ends needs none.
+func (i *instance) writeSecrets(ctx context.Context) error {
+	i.secrets.Lock()
+	defer i.secrets.Unlock()
+	i.stale.Store(false) // who asks from now on asks for something newer
+	i.mu.Lock()
+	ending := i.rec.End != nil || !i.rec.State.Live()
+	i.mu.Unlock()
+	if _, err := os.Stat(secretsPath(i.dir())); ending || errors.Is(err, fs.ErrNotExist) {
+		return nil // it never read any, or never will
+	}
+	ask, cancel := context.WithTimeout(ctx, askSecrets)
+	defer cancel()
+	l, err := bus.Call(ask, i.agent.conn, functions.Launch, functions.InternalRequest{FunctionID: i.rec.Order.FunctionID, VersionID: i.rec.Order.VersionID})
+	switch {
+	case problem.HasCode(err, problem.NotFound):
+		return nil // its end is on the way
+	case err != nil:
+		return err
+	}
+	return replaceSecrets(i.dir(), l.Secrets)
+}
+
+// maxRetired is how many former sets of secrets are remembered.
+const maxRetired = 8
+
+// replaceSecrets writes the file that the instance reads. What was in it is remembered beside it, out of the instance's
+// sight, so that a former value is still taken out of what the instance wrote.
+func replaceSecrets(dir string, secrets []functions.Secret) error {
+	b, err := secretsDocument(secrets)
+	if err != nil {
+		return err
+	}
+	before, err := os.ReadFile(secretsPath(dir))
+	if err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	if string(before) == string(b) {
+		return nil
+	}
+	retired := append(retiredSecrets(dir), before)
+	kept, err := json.Marshal(retired[max(len(retired)-maxRetired, 0):])
+	if err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	if err := replaceFile(retiredPath(dir), kept, 0o600, false); err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	if err := replaceFile(secretsPath(dir), b, 0o444, false); err != nil {
+		return fmt.Errorf("secrets: %w", err)
+	}
+	return nil
+}
+
+// secretsDocument is the content of secrets.json: names and values.
+func secretsDocument(secrets []functions.Secret) ([]byte, error) {
+	values := map[string]json.RawMessage{}
+	for _, s := range secrets {
+		values[s.Name] = s.Value
+	}
+	b, err := json.Marshal(values)
+	if err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
+	return b, nil
+}
+
+func retiredPath(dir string) string { return filepath.Join(dir, "retired.json") }
+
+func retiredSecrets(dir string) []json.RawMessage {
+	var retired []json.RawMessage
+	if b, err := os.ReadFile(retiredPath(dir)); err == nil {
+		_ = json.Unmarshal(b, &retired) // a torn file hides nothing any more; the newest secrets are in another one
+	}
+	return retired
+}
