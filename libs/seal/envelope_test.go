@@ -136,11 +136,10 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{plainFormat})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
 		value, err := open(ring(k), "row", sealed)
-		if bytes.Equal(sealed, good) {
-			require.NoError(t, err)
+		if err == nil { // only what was sealed opens, here or in another process of the fuzzer
+			require.Equal(t, "value", string(value))
 			return
 		}
-		require.Error(t, err, "a forgery opened to %q", value)
 		_, err = rewrap(ring(k), k, "row", sealed)
 		require.Error(t, err)
 	})
