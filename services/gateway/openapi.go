@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
 
@@ -38,6 +39,9 @@ type Operation struct {
 	Status        int
 	// Media type of the answer; empty means application/json.
 	Media string
+	// Refusal is the body of every refusal, and RefusalMedia its type.
+	Refusal      reflect.Type
+	RefusalMedia string
 }
 
 // Operations lists every management route, by path and then method.
@@ -64,8 +68,29 @@ func Operations() []Operation {
 		}
 		all = append(all, op)
 	}
+	for i := range all {
+		all[i].Refusal, all[i].RefusalMedia = refusalAt(all[i].Path)
+	}
 	slices.SortFunc(all, func(a, b Operation) int { return strings.Compare(a.Path+" "+a.Method, b.Path+" "+b.Method) })
 	return all
+}
+
+// refusalAt is how the API that a path belongs to refuses.
+func refusalAt(path string) (body reflect.Type, media string) {
+	switch faceOf(path) {
+	case inventoryFace:
+		return reflect.TypeFor[inventoryError](), "application/json"
+	case consoleFace:
+		if path == oauthPath {
+			return reflect.TypeFor[oauthError](), "application/json"
+		}
+		return reflect.TypeFor[consoleError](), "application/json"
+	case functionsFace, keysFace:
+	}
+	if path == "/readyz" || path == "/startupz" {
+		return nil, "text/plain"
+	}
+	return reflect.TypeFor[problem.Document](), problem.ContentType
 }
 
 // serveOpenAPI answers GET /v3/openapi.

@@ -29,19 +29,12 @@ var document = sync.OnceValues(func() (*contract, error) {
 	if err != nil {
 		return nil, fmt.Errorf("openapi.json: %w", err)
 	}
-	c := &contract{document: loaded, mux: http.NewServeMux(), broken: map[string]string{}}
-	for path, item := range loaded.Paths.Map() {
-		for method := range item.Operations() {
-			c.mux.Handle(method+" "+path, http.NotFoundHandler())
-		}
-	}
-	return c, nil
+	return &contract{document: loaded, broken: map[string]string{}}, nil
 })
 
 // contract remembers which answers broke the document, one for each operation and status.
 type contract struct {
 	document *openapi3.T
-	mux      *http.ServeMux
 
 	mu      sync.Mutex
 	checked int
@@ -53,29 +46,57 @@ func (c *contract) check(req *http.Request, resp *http.Response, body []byte) {
 	if req.Host != "" && req.Host != req.URL.Host || req.Header.Get("Function-Id") != "" || req.Method == http.MethodOptions || req.Method == http.MethodHead {
 		return
 	}
-	asked := req.Clone(req.Context())
-	asked.URL.Path = plainPath(asked.URL.Path)
-	_, pattern := c.mux.Handler(asked)
-	method, path, found := strings.Cut(pattern, " ")
-	if !found || method != req.Method || strings.Contains(path, "/pexec/") {
+	path := c.pathOf(plainPath(req.URL.Path))
+	if path == "" || strings.Contains(path, "/pexec/") {
 		return
 	}
-	operation := c.document.Paths.Find(path).GetOperation(method)
+	operation := c.document.Paths.Find(path).GetOperation(req.Method)
+	if operation == nil {
+		return
+	}
 	err := conforms(operation, resp, body)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.checked++
 	if err != nil {
-		c.broken[pattern+" "+strconv.Itoa(resp.StatusCode)] = fmt.Sprintf("%v in %.400s", err, body)
+		c.broken[req.Method+" "+path+" "+strconv.Itoa(resp.StatusCode)] = fmt.Sprintf("%v in %.400s", err, body)
 	}
+}
+
+// pathOf finds the documented path of an asked one: of those that match, that with the fewest parameters.
+func (c *contract) pathOf(asked string) (found string) {
+	fewest := len(asked)
+	for path := range c.document.Paths.Map() {
+		have, want := strings.Split(asked, "/"), strings.Split(path, "/")
+		parameters := 0
+		matches := len(have) == len(want)
+		for i := 0; matches && i < len(want); i++ {
+			switch {
+			case strings.HasPrefix(want[i], "{"):
+				parameters++
+			case want[i] != have[i]:
+				matches = false
+			}
+		}
+		if matches && parameters < fewest {
+			found, fewest = path, parameters
+		}
+	}
+	return found
 }
 
 // plainPath undoes the organisation-prefixed aliases.
 func plainPath(path string) string {
-	if rest, ok := strings.CutPrefix(path, "/v2/orgs/"); ok {
-		if _, rest, ok = strings.Cut(rest, "/nvcf/"); ok {
-			return "/v2/nvcf/" + rest
-		}
+	rest, ok := strings.CutPrefix(path, "/v2/orgs/")
+	if !ok {
+		return path
+	}
+	_, rest, _ = strings.Cut(rest, "/")
+	if team, ok := strings.CutPrefix(rest, "teams/"); ok {
+		_, rest, _ = strings.Cut(team, "/")
+	}
+	if strings.HasPrefix(rest, "nvcf/") {
+		return "/v2/" + rest
 	}
 	return path
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
-	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/services/gateway"
 )
 
@@ -40,7 +39,6 @@ func openAPI(c comments) ([]byte, error) {
 	if len(d.examples) > 0 {
 		return nil, fmt.Errorf("examples of no operation: %s", strings.Join(slices.Sorted(maps.Keys(d.examples)), ", "))
 	}
-	problemSchema := d.schemas.of(reflect.TypeFor[problem.Document]())
 	return encode(object{
 		"openapi": "3.0.3",
 		"info": object{
@@ -53,9 +51,6 @@ func openAPI(c comments) ([]byte, error) {
 			"schemas": d.schemas.known,
 			"securitySchemes": object{"bearer": object{
 				"type": "http", "scheme": "bearer", "description": "An API key (nvapi-…) or a token.",
-			}},
-			"responses": object{"problem": object{
-				"description": "A refusal.", "content": object{problem.ContentType: object{"schema": problemSchema}},
 			}},
 		},
 	})
@@ -72,7 +67,7 @@ type openAPIDocument struct {
 func (d *openAPIDocument) add(op gateway.Operation) {
 	o := object{
 		"operationId": operationID(op), "summary": op.Summary, "tags": []string{op.Area},
-		"responses": object{strconv.Itoa(op.Status): d.answer(op), "default": object{"$ref": "#/components/responses/problem"}},
+		"responses": object{strconv.Itoa(op.Status): d.answer(op), "default": d.refusal(op)},
 	}
 	if op.Row == nil {
 		o["security"] = []object{}
@@ -172,6 +167,15 @@ func (d *openAPIDocument) answer(op gateway.Operation) object {
 		r["headers"] = headers
 	}
 	return r
+}
+
+// refusal is every other answer; how it looks differs between the APIs that clients know.
+func (d *openAPIDocument) refusal(op gateway.Operation) object {
+	content := object{}
+	if op.Refusal != nil {
+		content["schema"] = d.schemas.of(op.Refusal)
+	}
+	return object{"description": "A refusal.", "content": object{op.RefusalMedia: content}}
 }
 
 // permissionText says in a sentence what a row asks for.

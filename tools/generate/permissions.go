@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/catalogue"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/contracts/subject"
 )
@@ -136,6 +137,10 @@ func dataPlane(service string, pub, sub set) {
 	case "gateway":
 		pub.add(anyVersion(subject.Direct), subject.AllQueues(), anyVersion(subject.QueueHint), "_INBOX.>",
 			"$JS.API.STREAM.INFO."+queues, "$JS.API.STREAM.MSG.DELETE."+queues)
+		pub.objects(functions.ObjectsBucket)
+	case "functions":
+		pub.objects(functions.ObjectsBucket)
+		pub.add("$JS.API.STREAM.CREATE.OBJ_"+functions.ObjectsBucket, "$JS.API.STREAM.UPDATE.OBJ_"+functions.ObjectsBucket)
 	case "agent":
 		sub.add(anyVersion(subject.Direct), anyVersion(subject.QueueHint))
 		pub.add("_INBOX.>", "$JS.API.CONSUMER.INFO."+queues+".*", "$JS.API.CONSUMER.MSG.NEXT."+queues+".*", "$JS.ACK."+queues+".>")
@@ -161,6 +166,14 @@ func (s set) add(items ...string) {
 
 // stream lets a service look at a stream, and make it when it is missing; changing it is the owner's.
 func (s set) stream(name string) { s.add("$JS.API.STREAM.INFO."+name, "$JS.API.STREAM.CREATE."+name) }
+
+// objects lets a service read, write and delete the objects of a bucket that exists.
+func (s set) objects(bucket string) {
+	stream := "OBJ_" + bucket
+	s.add("$O."+bucket+".>", "$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.PURGE."+stream, "$JS.API.STREAM.MSG.GET."+stream,
+		"$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>", "$JS.API.CONSUMER.CREATE."+stream+".>", "$JS.API.CONSUMER.INFO."+stream+".*",
+		"$JS.API.CONSUMER.DELETE."+stream+".*")
+}
 
 // consumer lets a service read a stream, which it makes when it comes first.
 func (s set) consumer(stream string) {
