@@ -179,7 +179,8 @@ type ScaleDecided struct {
 	GPUSpecificationID string `json:"gpuSpecificationId"`
 	From               int    `json:"fromDesired"`
 	To                 int    `json:"toDesired"`
-	// Cause is user, minimum, zero (work waits for a version scaled to zero), repair or drain.
+	// Cause is user, minimum, zero (work waits for a version scaled to zero), capacity (a better specification is full),
+	// repair or drain.
 	Cause string `json:"cause"`
 }
 

@@ -548,3 +548,22 @@ func TestNewSecretsAreOrderedToEveryInstance(t *testing.T) {
 	w.quiet(f)
 	require.Empty(t, w.renewals)
 }
+
+func TestWhatABetterSpecificationHasNoRoomForGoesToTheNext(t *testing.T) {
+	w := newWorld(t, node("n1", 2))
+	w.start()
+	f := w.version()
+	large, small, last := one(0, 1), one(0, 1), one(0, 1)
+	large.InstanceType = "NCP.GPU.H100_4x"
+	small.PreferredOrder, last.PreferredOrder = new(2), new(3)
+	d := w.deploy(f, last, small, large)
+	_, err := bus.Call(t.Context(), w.conn, contract.Wake, contract.WakeRequest{VersionID: f.VersionID})
+	require.NoError(t, err)
+	require.Equal(t, d.Specifications[1].ID, w.launch().order.GPUSpecificationID)
+	require.Eventually(t, func() bool {
+		d, err := w.get(f)
+		return err == nil && len(d.Instances) == 1 && d.Instances[0].Status == "RUNNING" && len(d.HealthInfo) == 0
+	}, soon, 5*time.Millisecond)
+	w.quiet(f)
+	require.Equal(t, "ACTIVE", w.path(f.VersionID))
+}

@@ -147,6 +147,36 @@ func makePlan(d *deployment, nodes nodeView, now time.Time) plan {
 	return p
 }
 
+// moved is a specification whose wanted count is another one than before.
+type moved struct {
+	spec *specification
+	was  int
+}
+
+// overflow moves what a specification wants beyond its minimum, and finds no place for, to the next ones in the order of
+// preference. It never moves back to a better one, so that two full ones do not play ball.
+func overflow(d *deployment) []moved {
+	if d.Teardown != standing || !d.Status.Busy() {
+		return nil
+	}
+	var out []moved
+	order := byPreference(d.Specs)
+	for n, s := range order {
+		if s.UnplacedCode == "" {
+			continue
+		}
+		have := len(slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() }))
+		spare := s.Wanted - max(have, s.minimum())
+		for _, other := range order[n+1:] {
+			if room := min(spare, other.maximum()-other.Wanted); room > 0 && other.UnplacedCode == "" {
+				out = append(out, moved{s, s.Wanted}, moved{other, other.Wanted})
+				s.Wanted, other.Wanted, spare = s.Wanted-room, other.Wanted+room, spare-room
+			}
+		}
+	}
+	return out
+}
+
 // rolling are the instances to be replaced, the oldest first.
 func rolling(useful []*instance) []*instance {
 	return slices.DeleteFunc(slices.Clone(useful), func(i *instance) bool { return !i.Rolling })

@@ -302,6 +302,12 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	if d.Teardown == standing && rollingBlocked(d) {
 		p.later(now)
 	}
+	for _, m := range overflow(d) {
+		if err := scaled(ctx, t, r.journal, d, m.spec, m.was, "capacity"); err != nil {
+			return p.again, err
+		}
+		p.later(now)
+	}
 	if d.Teardown == standing && d.Status == functions.Error {
 		if removal := d.UpdatedAt.Add(r.cfg.errorKept()); now.Before(removal) {
 			p.later(removal)
