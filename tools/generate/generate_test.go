@@ -23,6 +23,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
+	"github.com/sirocco-cloud/sirocco/services/functions"
 	"github.com/sirocco-cloud/sirocco/services/invocation"
 	"github.com/sirocco-cloud/sirocco/services/ledger"
 	"github.com/sirocco-cloud/sirocco/services/tasks"
@@ -138,7 +139,7 @@ func TestPermissionsSuffice(t *testing.T) {
 	require.True(t, ok)
 	database := testkit.DatabaseURL(t)
 
-	for name, module := range map[string]fx.Option{"ledger": ledger.Module, "invocation": invocation.Module, "tasks": tasks.Module} {
+	for name, module := range map[string]fx.Option{"functions": functions.Module, "ledger": ledger.Module, "invocation": invocation.Module, "tasks": tasks.Module} {
 		core, logs := observer.New(zapcore.DebugLevel)
 		var checks *health.Registry
 		service := fx.New(app.Base(name), module, fx.Populate(&checks),
