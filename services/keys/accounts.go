@@ -122,8 +122,10 @@ func (a *Accounts) checkLimits(check *problem.Check, l contract.AccountLimits, l
 		value       *int
 		least, most int
 	}{
-		{"maxFunctionsAllowed", l.MaxFunctionsAllowed, 1, a.cfg.MaxFunctions}, {"maxTasksAllowed", l.MaxTasksAllowed, 1, a.cfg.MaxTasks},
-		{"maxTelemetriesAllowed", l.MaxTelemetriesAllowed, least, most}, {"maxRegistryCredentialsAllowed", l.MaxRegistryCredentialsAllowed, least, most},
+		{"maxFunctionsAllowed", l.MaxFunctionsAllowed, 1, a.cfg.MaxFunctions},
+		{"maxTasksAllowed", l.MaxTasksAllowed, 1, a.cfg.MaxTasks},
+		{"maxTelemetriesAllowed", l.MaxTelemetriesAllowed, least, most},
+		{"maxRegistryCredentialsAllowed", l.MaxRegistryCredentialsAllowed, least, most},
 	} {
 		if limit.value != nil {
 			check.Require(*limit.value >= limit.least && *limit.value <= limit.most, limit.field, "must be between %d and %d", limit.least, limit.most)
@@ -136,8 +138,10 @@ func setLimits(account *contract.Account, l contract.AccountLimits) {
 		from *int
 		to   *int
 	}{
-		{l.MaxFunctionsAllowed, &account.MaxFunctionsAllowed}, {l.MaxTasksAllowed, &account.MaxTasksAllowed},
-		{l.MaxTelemetriesAllowed, &account.MaxTelemetriesAllowed}, {l.MaxRegistryCredentialsAllowed, &account.MaxRegistryCredentialsAllowed},
+		{l.MaxFunctionsAllowed, &account.MaxFunctionsAllowed},
+		{l.MaxTasksAllowed, &account.MaxTasksAllowed},
+		{l.MaxTelemetriesAllowed, &account.MaxTelemetriesAllowed},
+		{l.MaxRegistryCredentialsAllowed, &account.MaxRegistryCredentialsAllowed},
 	} {
 		if limit.from != nil {
 			*limit.to = *limit.from

@@ -108,16 +108,16 @@ func TestAccount(t *testing.T) {
 	all := call(t, s, contract.Accounts, contract.AccountsRequest{}).CloudAccounts
 	require.Len(t, all, 2)
 	require.Equal(t, []string{"acme", "nvcf-default"}, []string{all[0].NCAID, all[1].NCAID})
-	page := call(t, s, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: ptr(1)}})
+	page := call(t, s, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: new(1)}})
 	require.Len(t, page.CloudAccounts, 1)
-	page = call(t, s, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: ptr(1), Cursor: page.NextCursor}})
+	page = call(t, s, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: new(1), Cursor: page.NextCursor}})
 	require.Equal(t, "nvcf-default", page.CloudAccounts[0].NCAID)
 	require.Empty(t, page.NextCursor)
-	refused(t, s, 400, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: ptr(0)}})
+	refused(t, s, 400, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Limit: new(0)}})
 	refused(t, s, 400, contract.Accounts, contract.AccountsRequest{Page: contract.Page{Cursor: "!"}})
 
 	changed := call(t, s, contract.UpdateAccount, contract.UpdateAccountRequest{
-		NCAID: "acme", Name: ptr("acme_2"), AccountLimits: contract.AccountLimits{MaxTelemetriesAllowed: ptr(0), MaxRegistryCredentialsAllowed: ptr(50), MaxTasksAllowed: ptr(7)},
+		NCAID: "acme", Name: new("acme_2"), AccountLimits: contract.AccountLimits{MaxTelemetriesAllowed: new(0), MaxRegistryCredentialsAllowed: new(50), MaxTasksAllowed: new(7)},
 	}).Account
 	require.Equal(t, "acme_2", changed.Name)
 	require.Equal(t, []int{2147483647, 7, 0, 50}, []int{changed.MaxFunctionsAllowed, changed.MaxTasksAllowed, changed.MaxTelemetriesAllowed, changed.MaxRegistryCredentialsAllowed})
@@ -147,12 +147,12 @@ func TestAccountRules(t *testing.T) {
 		{"name", func(r *contract.CreateAccountRequest) { r.Name = "acme corp" }},
 		{"name", func(r *contract.CreateAccountRequest) { r.Name = "acme\n" }},
 		{"adminClientId", func(r *contract.CreateAccountRequest) { r.AdminClientID = "a\x01" }},
-		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: ptr(0)})},
-		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: ptr(2147483648)})},
-		{"maxTasksAllowed", limits(contract.AccountLimits{MaxTasksAllowed: ptr(-1)})},
-		{"maxTelemetriesAllowed", limits(contract.AccountLimits{MaxTelemetriesAllowed: ptr(0)})},
-		{"maxTelemetriesAllowed", limits(contract.AccountLimits{MaxTelemetriesAllowed: ptr(26)})},
-		{"maxRegistryCredentialsAllowed", limits(contract.AccountLimits{MaxRegistryCredentialsAllowed: ptr(26)})},
+		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: new(0)})},
+		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: new(2147483648)})},
+		{"maxTasksAllowed", limits(contract.AccountLimits{MaxTasksAllowed: new(-1)})},
+		{"maxTelemetriesAllowed", limits(contract.AccountLimits{MaxTelemetriesAllowed: new(0)})},
+		{"maxTelemetriesAllowed", limits(contract.AccountLimits{MaxTelemetriesAllowed: new(26)})},
+		{"maxRegistryCredentialsAllowed", limits(contract.AccountLimits{MaxRegistryCredentialsAllowed: new(26)})},
 		{"registryCredentials", func(r *contract.CreateAccountRequest) { r.RegistryCredentials = credentials("CONTAINER") }},
 		{"registryCredentials", func(r *contract.CreateAccountRequest) {
 			r.RegistryCredentials = credentials("CONTAINER", "HELM", "HELM")
@@ -179,10 +179,10 @@ func TestAccountRules(t *testing.T) {
 		req   contract.UpdateAccountRequest
 	}{
 		{"body", contract.UpdateAccountRequest{}},
-		{"name", contract.UpdateAccountRequest{Name: ptr("abc")}},
-		{"maxFunctionsAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxFunctionsAllowed: ptr(0)}}},
-		{"maxTelemetriesAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxTelemetriesAllowed: ptr(51)}}},
-		{"maxRegistryCredentialsAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxRegistryCredentialsAllowed: ptr(-1)}}},
+		{"name", contract.UpdateAccountRequest{Name: new("abc")}},
+		{"maxFunctionsAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxFunctionsAllowed: new(0)}}},
+		{"maxTelemetriesAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxTelemetriesAllowed: new(51)}}},
+		{"maxRegistryCredentialsAllowed", contract.UpdateAccountRequest{AccountLimits: contract.AccountLimits{MaxRegistryCredentialsAllowed: new(-1)}}},
 	} {
 		tc.req.NCAID = "acme"
 		require.Equal(t, tc.field, refused(t, s, 400, contract.UpdateAccount, tc.req).Violations[0].Field)
@@ -190,7 +190,7 @@ func TestAccountRules(t *testing.T) {
 	for _, id := range []string{"nobody", "a\x00b"} {
 		require.Equal(t, problem.NotFound, refused(t, s, 404, contract.LookupAccount, contract.AccountRequest{NCAID: id}).Code)
 		refused(t, s, 404, contract.GetAccount, contract.AccountRequest{NCAID: id})
-		refused(t, s, 404, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: id, Name: ptr("abcd")})
+		refused(t, s, 404, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: id, Name: new("abcd")})
 		refused(t, s, 404, contract.DeleteAccount, contract.AccountRequest{NCAID: id})
 		refused(t, s, 404, contract.AssociateClient, contract.AccountClientRequest{NCAID: id, AdminClientID: "x"})
 		refused(t, s, 404, contract.DisassociateClient, contract.AccountClientRequest{NCAID: id, AdminClientID: "x"})
@@ -280,12 +280,12 @@ func TestKeyStaysInItsAccount(t *testing.T) {
 	require.Equal(t, "acme", list.CloudAccounts[0].NCAID)
 	_, err = bus.Call(ctx, s.conn, contract.GetAccount, contract.AccountRequest{NCAID: "acme"})
 	require.NoError(t, err)
-	_, err = bus.Call(ctx, s.conn, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: "acme", Name: ptr("acme")})
+	_, err = bus.Call(ctx, s.conn, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: "acme", Name: new("acme")})
 	require.NoError(t, err)
 	other := contract.AccountRequest{NCAID: access.DefaultAccount}
 	_, err = bus.Call(ctx, s.conn, contract.GetAccount, other)
 	require.True(t, problem.HasCode(err, problem.AccountMismatch))
-	_, err = bus.Call(ctx, s.conn, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: other.NCAID, Name: ptr("acme")})
+	_, err = bus.Call(ctx, s.conn, contract.UpdateAccount, contract.UpdateAccountRequest{NCAID: other.NCAID, Name: new("acme")})
 	require.True(t, problem.HasCode(err, problem.AccountMismatch))
 	_, err = bus.Call(ctx, s.conn, contract.AssociateClient, contract.AccountClientRequest{NCAID: other.NCAID, AdminClientID: "x"})
 	require.True(t, problem.HasCode(err, problem.AccountMismatch))

@@ -25,8 +25,8 @@ func TestNoSecretOfAdministrationLeavesTheAnswer(t *testing.T) {
 	call(t, s, contract.Create, req)
 	s.clock.Advance(time.Minute)
 	call(t, s, contract.Authorize, contract.AuthorizeRequest{KeyRequest: keyRequest(made.ID), Authorizations: json.RawMessage(invokePolicies)})
-	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: ptr("x")})
-	rotated := call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(made.ID), GraceSeconds: ptr[int64](60)})
+	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: new("x")})
+	rotated := call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(made.ID), GraceSeconds: new(int64(60))})
 	hosted := call(t, s, contract.CreateHosted, s.registration(edgeCluster)).APIKey.Value
 	values := []string{made.Value, rotated.Value, hosted, flip(made.Value, 20)}
 	for _, key := range values {

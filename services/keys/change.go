@@ -74,7 +74,8 @@ func (r *record) expire(at time.Time, retention time.Duration) {
 
 // change is what every change of an active key has in common.
 func (k *Keys) change(ctx context.Context, req contract.KeyRequest,
-	edit func(*record, contract.IssuingService, time.Time) (announcement, error)) (contract.Key, error) {
+	edit func(*record, contract.IssuingService, time.Time) (announcement, error),
+) (contract.Key, error) {
 	now := k.now()
 	issuer, st, err := k.admit(ctx, req.Issuer, now)
 	if err != nil {
@@ -99,7 +100,7 @@ func (k *Keys) change(ctx context.Context, req contract.KeyRequest,
 }
 
 // active refuses to change a key that does not work.
-func (r record) active(now time.Time) error {
+func (r *record) active(now time.Time) error {
 	if status := r.status(now); status != contract.Active {
 		return problem.New(problem.IllegalState, "Key id '%s' is %s; only an ACTIVE key can be changed", r.id, status)
 	}

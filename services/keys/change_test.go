@@ -24,8 +24,6 @@ func keyRequest(id string) contract.KeyRequest {
 	return contract.KeyRequest{Issuer: functionsIssuer(), ID: id}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // grants resolves a key as a gateway does.
 func (s *site) grants(t testing.TB, value string) contract.ResolveResponse {
 	t.Helper()
@@ -49,8 +47,9 @@ func TestAuthorizeReplacesTheWholeDocument(t *testing.T) {
 	made := s.create(t)
 	s.clock.Advance(3 * time.Second)
 
-	got := call(t, s, contract.Authorize, contract.AuthorizeRequest{KeyRequest: keyRequest(made.ID), Authorizations: json.RawMessage(invokePolicies)})
-	require.Equal(t, invokePolicies, string(got.Authorizations), "unknown members and order are kept")
+	req := contract.AuthorizeRequest{KeyRequest: keyRequest(made.ID), Authorizations: json.RawMessage(invokePolicies)}
+	got := call(t, s, contract.Authorize, req)
+	require.Equal(t, req.Authorizations, got.Authorizations, "unknown members and order are kept")
 	require.Equal(t, "nvapi-nvcf-stg-**********"+made.Value[len(made.Value)-3:], got.Value)
 	require.EqualValues(t, 2, got.Version)
 	require.Equal(t, s.clock.Now().UTC(), *got.UpdatedAt)
@@ -75,7 +74,7 @@ func TestAuthorizationsMayChangeOnceInAnInterval(t *testing.T) {
 	s.clock.Advance(500 * time.Millisecond)
 	call(t, s, contract.Authorize, req)
 	require.Equal(t, 3, refused(t, s, 429, contract.Authorize, req).RetryAfterSeconds, "counted from the last update")
-	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: ptr("other")})
+	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: new("other")})
 	s.clock.Advance(3 * time.Second)
 	call(t, s, contract.Authorize, req)
 	s.exec(t, `UPDATE keys.services SET min_authz_update_interval_seconds = 0`)
@@ -142,7 +141,7 @@ func TestChange(t *testing.T) {
 	events := s.events(t)
 	later := s.clock.Now().Add(30 * day).UTC()
 	got := call(t, s, contract.Change, contract.ChangeRequest{
-		KeyRequest: keyRequest(made.ID), Description: ptr("nightly run"), ExpiresAt: ptr(later.Format(time.RFC3339Nano)),
+		KeyRequest: keyRequest(made.ID), Description: new("nightly run"), ExpiresAt: new(later.Format(time.RFC3339Nano)),
 		Limits: contract.Limits{
 			RateLimit:    &access.RateLimit{RPS: 2.5, Burst: 10, Concurrent: 3},
 			AllowedCIDRs: []string{"10.1.2.3/8", "10.0.0.0/8", "192.0.2.7", "2001:db8::1/32", "::ffff:192.0.2.7"},
@@ -175,7 +174,7 @@ func TestChange(t *testing.T) {
 	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT deletes_at FROM keys.keys`).Scan(&purge))
 	require.Equal(t, later.Add(2*day), purge.UTC())
 
-	got = call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), ExpiresAt: ptr(s.clock.Now().Format(time.RFC3339Nano))})
+	got = call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), ExpiresAt: new(s.clock.Now().Format(time.RFC3339Nano))})
 	require.Equal(t, contract.Expired, got.Status)
 	require.False(t, s.grants(t, made.Value).Known)
 }
@@ -194,9 +193,9 @@ func TestKeyWorksFromItsStart(t *testing.T) {
 	s.clock.Advance(time.Hour)
 	require.True(t, s.grants(t, made.Value).Known)
 	call(t, s, contract.Introspect, introspect)
-	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), NotBefore: ptr(begin.Add(time.Minute).Format(time.RFC3339))})
+	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), NotBefore: new(begin.Add(time.Minute).Format(time.RFC3339))})
 	require.False(t, s.grants(t, made.Value).Known)
-	got := call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), NotBefore: ptr(begin.Add(-time.Minute).Format(time.RFC3339))})
+	got := call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), NotBefore: new(begin.Add(-time.Minute).Format(time.RFC3339))})
 	require.Nil(t, got.NotBefore, "a start that has passed is no condition")
 	require.True(t, s.grants(t, made.Value).Known)
 }
@@ -213,15 +212,15 @@ func TestChangeRefusals(t *testing.T) {
 		change contract.ChangeRequest
 	}{
 		"nothing":                    {"body", contract.ChangeRequest{}},
-		"description empty":          {"description", contract.ChangeRequest{Description: ptr("")}},
-		"description too long":       {"description", contract.ChangeRequest{Description: ptr(strings.Repeat("d", 65))}},
-		"description of odd letters": {"description", contract.ChangeRequest{Description: ptr("a/b")}},
-		"expiry no timestamp":        {"expires_at", contract.ChangeRequest{ExpiresAt: ptr("soon")}},
-		"expiry empty":               {"expires_at", contract.ChangeRequest{ExpiresAt: ptr("")}},
-		"expiry past":                {"expires_at", contract.ChangeRequest{ExpiresAt: ptr(now.Add(-time.Second).Format(time.RFC3339))}},
-		"expiry too far":             {"expires_at", contract.ChangeRequest{ExpiresAt: ptr(now.Add(366 * day).Format(time.RFC3339))}},
-		"start no timestamp":         {"not_before", contract.ChangeRequest{NotBefore: ptr("soon")}},
-		"start after the end":        {"not_before", contract.ChangeRequest{NotBefore: ptr(now.Add(2 * day).Format(time.RFC3339))}},
+		"description empty":          {"description", contract.ChangeRequest{Description: new("")}},
+		"description too long":       {"description", contract.ChangeRequest{Description: new(strings.Repeat("d", 65))}},
+		"description of odd letters": {"description", contract.ChangeRequest{Description: new("a/b")}},
+		"expiry no timestamp":        {"expires_at", contract.ChangeRequest{ExpiresAt: new("soon")}},
+		"expiry empty":               {"expires_at", contract.ChangeRequest{ExpiresAt: new("")}},
+		"expiry past":                {"expires_at", contract.ChangeRequest{ExpiresAt: new(now.Add(-time.Second).Format(time.RFC3339))}},
+		"expiry too far":             {"expires_at", contract.ChangeRequest{ExpiresAt: new(now.Add(366 * day).Format(time.RFC3339))}},
+		"start no timestamp":         {"not_before", contract.ChangeRequest{NotBefore: new("soon")}},
+		"start after the end":        {"not_before", contract.ChangeRequest{NotBefore: new(now.Add(2 * day).Format(time.RFC3339))}},
 		"rate negative":              {"rate_limit.rps", contract.ChangeRequest{Limits: rate(access.RateLimit{RPS: -1})}},
 		"rate too large":             {"rate_limit.rps", contract.ChangeRequest{Limits: rate(access.RateLimit{RPS: 1e7})}},
 		"burst negative":             {"rate_limit.burst", contract.ChangeRequest{Limits: rate(access.RateLimit{RPS: 1, Burst: -1})}},
@@ -246,7 +245,7 @@ func TestChangeRefusals(t *testing.T) {
 	req.NotBefore = "soon"
 	require.Equal(t, "not_before", refused(t, s, 400, contract.Create, req).Violations[0].Field)
 
-	good := contract.ChangeRequest{KeyRequest: keyRequest(uuid.NewString()), Description: ptr("x")}
+	good := contract.ChangeRequest{KeyRequest: keyRequest(uuid.NewString()), Description: new("x")}
 	refused(t, s, 404, contract.Change, good)
 	good.ID = "x"
 	refused(t, s, 404, contract.Change, good)
@@ -283,7 +282,7 @@ func TestRotateAtOnce(t *testing.T) {
 	require.Equal(t, "rotated", told(t, events, contract.Revoked, old.ID).Reason)
 
 	again := call(t, s, contract.Rotate, contract.RotateRequest{
-		KeyRequest: keyRequest(made.ID), ExpiresAt: ptr(s.clock.Now().Add(90 * day).Format(time.RFC3339Nano)),
+		KeyRequest: keyRequest(made.ID), ExpiresAt: new(s.clock.Now().Add(90 * day).Format(time.RFC3339Nano)),
 	})
 	require.Equal(t, s.clock.Now().Add(90*day).UTC(), again.ExpiresAt)
 	refused(t, s, 400, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(made.ID)})
@@ -298,7 +297,7 @@ func TestRotateWithGrace(t *testing.T) {
 	}
 	old := keys[0]
 	// With every slot taken, a rotation still works, because the old key gives up its own.
-	made := call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID), GraceSeconds: ptr[int64](3600)})
+	made := call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID), GraceSeconds: new(int64(3600))})
 	require.True(t, s.grants(t, old.Value).Known)
 	require.True(t, s.grants(t, made.Value).Known)
 	require.Equal(t, s.clock.Now().Add(time.Hour).UTC(), call(t, s, contract.Get, keyRequest(old.ID)).ExpiresAt)
@@ -308,8 +307,8 @@ func TestRotateWithGrace(t *testing.T) {
 	require.Equal(t, problem.Conflict, refused(t, s, 409, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID)}).Code)
 	require.Equal(t, problem.Conflict, refused(t, s, 409, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(made.ID)}).Code,
 		"a chain of rotations would keep any number of keys alive")
-	refused(t, s, 409, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(old.ID), ExpiresAt: ptr(s.clock.Now().Add(day).Format(time.RFC3339))})
-	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(old.ID), Description: ptr("old")})
+	refused(t, s, 409, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(old.ID), ExpiresAt: new(s.clock.Now().Add(day).Format(time.RFC3339))})
+	call(t, s, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(old.ID), Description: new("old")})
 
 	s.clock.Advance(time.Hour)
 	require.False(t, s.grants(t, old.Value).Known)
@@ -330,7 +329,7 @@ func TestGraceNeverExtendsALife(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	old := s.create(t)
-	call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID), GraceSeconds: ptr[int64](604800)})
+	call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID), GraceSeconds: new(int64(604800))})
 	require.Equal(t, old.ExpiresAt, call(t, s, contract.Get, keyRequest(old.ID)).ExpiresAt)
 }
 
@@ -342,11 +341,11 @@ func TestRotateRefusals(t *testing.T) {
 		field string
 		req   contract.RotateRequest
 	}{
-		"grace negative":      {"grace_seconds", contract.RotateRequest{GraceSeconds: ptr[int64](-1)}},
-		"grace over a week":   {"grace_seconds", contract.RotateRequest{GraceSeconds: ptr[int64](604801)}},
-		"expiry no timestamp": {"expires_at", contract.RotateRequest{ExpiresAt: ptr("x")}},
-		"expiry past":         {"expires_at", contract.RotateRequest{ExpiresAt: ptr("2020-01-01T00:00:00Z")}},
-		"expiry too far":      {"expires_at", contract.RotateRequest{ExpiresAt: ptr("2033-01-01T00:00:00Z")}},
+		"grace negative":      {"grace_seconds", contract.RotateRequest{GraceSeconds: new(int64(-1))}},
+		"grace over a week":   {"grace_seconds", contract.RotateRequest{GraceSeconds: new(int64(604801))}},
+		"expiry no timestamp": {"expires_at", contract.RotateRequest{ExpiresAt: new("x")}},
+		"expiry past":         {"expires_at", contract.RotateRequest{ExpiresAt: new("2020-01-01T00:00:00Z")}},
+		"expiry too far":      {"expires_at", contract.RotateRequest{ExpiresAt: new("2033-01-01T00:00:00Z")}},
 	} {
 		tc.req.KeyRequest = keyRequest(made.ID)
 		require.Equal(t, tc.field, refused(t, s, 400, contract.Rotate, tc.req).Violations[0].Field, name)
@@ -372,7 +371,7 @@ func TestListInPages(t *testing.T) {
 		s.clock.Advance(time.Millisecond)
 	}
 	var got []string
-	req := contract.ListRequest{Issuer: functionsIssuer(), Page: contract.Page{Limit: ptr(2)}}
+	req := contract.ListRequest{Issuer: functionsIssuer(), Page: contract.Page{Limit: new(2)}}
 	for {
 		page := call(t, s, contract.List, req)
 		require.LessOrEqual(t, len(page.Keys), 2)
@@ -389,7 +388,7 @@ func TestListInPages(t *testing.T) {
 	require.Len(t, all.Keys, 5)
 	require.Empty(t, all.NextCursor, "only with a limit")
 	for _, limit := range []int{0, -1, 1001} {
-		bad := contract.ListRequest{Issuer: functionsIssuer(), Page: contract.Page{Limit: ptr(limit)}}
+		bad := contract.ListRequest{Issuer: functionsIssuer(), Page: contract.Page{Limit: new(limit)}}
 		require.Equal(t, "limit", refused(t, s, 400, contract.List, bad).Violations[0].Field)
 	}
 	for _, cursor := range []string{"!", "AAAA", "LQ", "MS54"} {

@@ -116,7 +116,7 @@ func TestDecisionsCanBeAskedFor(t *testing.T) {
 	require.Len(t, ask(contract.DecisionsRequest{Until: at.Add(time.Second).Format(time.RFC3339Nano)}), 2, "until is exclusive")
 
 	var targets []string
-	req := contract.DecisionsRequest{KeyID: first, Page: contract.Page{Limit: ptr(2)}}
+	req := contract.DecisionsRequest{KeyID: first, Page: contract.Page{Limit: new(2)}}
 	for {
 		page := call(t, s, contract.Decisions, req)
 		for _, d := range page.Decisions {
@@ -131,11 +131,11 @@ func TestDecisionsCanBeAskedFor(t *testing.T) {
 
 	for field, req := range map[string]contract.DecisionsRequest{
 		"decision": {Decision: "maybe"}, "since": {Since: "yesterday"}, "until": {Until: "now"},
-		"limit": {Page: contract.Page{Limit: ptr(0)}}, "cursor": {Page: contract.Page{Cursor: "!"}},
+		"limit": {Page: contract.Page{Limit: new(0)}}, "cursor": {Page: contract.Page{Cursor: "!"}},
 	} {
 		require.Equal(t, field, refused(t, s, 400, contract.Decisions, req).Violations[0].Field)
 	}
-	refused(t, s, 400, contract.Decisions, contract.DecisionsRequest{Page: contract.Page{Limit: ptr(1001)}})
+	refused(t, s, 400, contract.Decisions, contract.DecisionsRequest{Page: contract.Page{Limit: new(1001)}})
 }
 
 func TestDecisionsAreForgotten(t *testing.T) {

@@ -42,8 +42,10 @@ func TestHostedKeyOfARegistration(t *testing.T) {
 		require.Equal(t, access.FunctionsAudience, p.Audience)
 		scopes = append(scopes, p.Scopes...)
 	}
-	require.Equal(t, []access.Scope{"nvca-cluster", "nvcf:listClusters", "nvcf:writeCluster", "nvcf:getCluster", "nvcf:deleteCluster",
-		"helmreval:validate", "helmreval:render"}, scopes, "what is not for clusters is stored and not granted")
+	require.Equal(t, []access.Scope{
+		"nvca-cluster", "nvcf:listClusters", "nvcf:writeCluster", "nvcf:getCluster", "nvcf:deleteCluster",
+		"helmreval:validate", "helmreval:render",
+	}, scopes, "what is not for clusters is stored and not granted")
 	_, p := access.Decide(access.ListOrgClusters, credential)
 	require.Nil(t, p)
 	_, p = access.Decide(access.Deploy, credential)

@@ -155,7 +155,7 @@ func TestSuspendedOwner(t *testing.T) {
 		refused(t, s, 403, contract.Get, keyRequest(made.ID)),
 		refused(t, s, 403, contract.Delete, keyRequest(made.ID)),
 		refused(t, s, 403, contract.Authorize, contract.AuthorizeRequest{KeyRequest: keyRequest(made.ID), Authorizations: json.RawMessage("{}")}),
-		refused(t, s, 403, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: ptr("x")}),
+		refused(t, s, 403, contract.Change, contract.ChangeRequest{KeyRequest: keyRequest(made.ID), Description: new("x")}),
 		refused(t, s, 403, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(made.ID)}),
 	} {
 		require.Equal(t, "the owner is suspended", err.Detail)

@@ -22,7 +22,8 @@ type kept struct {
 // once runs a creation in a transaction. With an Idempotency-Key a repeated request gets the first answer, value
 // included, and makes no second key.
 func (k *Keys) once(ctx context.Context, issuer contract.Issuer, req contract.CreateRequest, now time.Time, answer *contract.Key,
-	create func(pgx.Tx, *drawing) error) error {
+	create func(pgx.Tx, *drawing) error,
+) error {
 	d := &drawing{format: k.format, random: k.random, repeatable: req.IdempotencyKey != ""}
 	if !d.repeatable {
 		return k.store.tx(ctx, func(tx pgx.Tx) error { return create(tx, d) })

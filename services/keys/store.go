@@ -78,7 +78,7 @@ type use struct {
 }
 
 // status at a moment: expiry is computed, not stored, and suspension outlasts it.
-func (r record) status(now time.Time) contract.Status {
+func (r *record) status(now time.Time) contract.Status {
 	switch {
 	case r.suspended:
 		return contract.Suspended
@@ -89,12 +89,12 @@ func (r record) status(now time.Time) contract.Status {
 }
 
 // usable tells whether the key may be used at a moment.
-func (r record) usable(now time.Time) bool {
+func (r *record) usable(now time.Time) bool {
 	return r.status(now) == contract.Active && (r.notBefore == nil || !now.Before(*r.notBefore))
 }
 
 // policies are what the key grants. A hosted key grants only what registrations of clusters need, whatever it asked for.
-func (r record) policies() []access.Policy {
+func (r *record) policies() []access.Policy {
 	granted := r.authorizations.policies()
 	if r.keyType != "" {
 		return hostedGrants(granted)
@@ -102,13 +102,13 @@ func (r record) policies() []access.Policy {
 	return granted
 }
 
-func (r record) changed(version int64, reason string) contract.Changed {
+func (r *record) changed(version int64, reason string) contract.Changed {
 	return contract.Changed{
 		KeyID: r.id, OwnerID: r.ownerID, ServiceID: r.serviceID, Version: version, ExpiresAt: r.expiresAt, Reason: reason,
 	}
 }
 
-func (r record) fact() bus.Fact {
+func (r *record) fact() bus.Fact {
 	return bus.Fact{Account: r.account, Entity: r.id, Refs: event.Refs{KeyID: r.id}}
 }
 

@@ -74,7 +74,8 @@ func (s *Store) announce(ctx context.Context, tx pgx.Tx, r record, what announce
 // rotate lets a new key take over from an old one. edit looks at the old key, changes it and returns the new one with
 // the event that tells of the old one.
 func (s *Store) rotate(ctx context.Context, t target, now time.Time, edit func(old *record) (*record, announcement, error),
-	draw func(*record) error) (made *record, err error) {
+	draw func(*record) error,
+) (made *record, err error) {
 	err = s.tx(ctx, func(tx pgx.Tx) error {
 		old, err := locked(ctx, tx, t)
 		if err != nil || old == nil {

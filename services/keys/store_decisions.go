@@ -84,7 +84,7 @@ func (s *Store) decisions(ctx context.Context, q decisionQuery, limit int) ([]fo
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f foundDecision, err error) {
 		var document []byte
-		if err = row.Scan(&f.id, &f.at, &f.decision.EventID, &document); err != nil {
+		if err := row.Scan(&f.id, &f.at, &f.decision.EventID, &document); err != nil {
 			return f, err
 		}
 		f.at = f.at.UTC()

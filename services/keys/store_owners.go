@@ -105,15 +105,20 @@ func (s *Store) activeKeys(ctx context.Context, now time.Time) (map[string]int, 
 	if err != nil {
 		return nil, fmt.Errorf("count keys: %w", err)
 	}
-	counts := map[string]int{}
-	var name string
-	var n int
-	_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error {
-		counts[name] = n
-		return nil
+	type count struct {
+		service string
+		keys    int
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c count, err error) {
+		err = row.Scan(&c.service, &c.keys)
+		return c, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("count keys: %w", err)
+	}
+	counts := map[string]int{}
+	for _, c := range found {
+		counts[c.service] = c.keys
 	}
 	return counts, nil
 }
