@@ -47,8 +47,9 @@ const (
 
 const maxBearer = 8 << 10
 
-// digest stands for a bearer: SHA-256 of it behind a secret of this process, so that no table of digests helps anybody.
-type digest [sha256.Size]byte
+// digest stands for a bearer: half of the SHA-256 of it behind a secret of this process, so that no table of digests helps
+// anybody.
+type digest [sha256.Size / 2]byte
 
 // authenticator turns a bearer into a credential. It remembers by digest, never by bearer.
 type authenticator struct {
@@ -166,7 +167,12 @@ func (a *authenticator) recognise(ctx context.Context, token string) (*entry, er
 func (a *authenticator) digest(token string) digest {
 	buf := make([]byte, 0, 160) // on the stack, and enough for a key
 	buf = append(buf, a.secret[:]...)
-	return sha256.Sum256(append(buf, token...))
+	return short(append(buf, token...))
+}
+
+func short(b []byte) digest {
+	sum := sha256.Sum256(b)
+	return digest(sum[:len(digest{})])
 }
 
 // hears reports whether the bus gave a sign of life within span.
@@ -247,7 +253,8 @@ func (a *authenticator) read(ctx context.Context, token string, now time.Time) (
 		if err != nil {
 			return nil, err
 		}
-		return &entry{credential: c, asOf: now}, nil
+		// What is known of its revocation is as old as the last sign of life.
+		return &entry{credential: c, asOf: time.Unix(0, min(now.UnixNano(), a.heardAt.Load()))}, nil
 	}
 	resp, err := bus.Call(ctx, a.conn, keys.Resolve, keys.ResolveRequest{Bearer: token})
 	if err != nil {

@@ -327,7 +327,7 @@ func BenchmarkAuthenticateAndDecide(b *testing.B) {
 			failed.Add(1)
 			continue
 		}
-		caller, p := e.invoker()
+		caller, p := s.gw.auth.cache.invoker(e)
 		if p != nil {
 			failed.Add(1)
 			continue

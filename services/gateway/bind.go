@@ -111,9 +111,9 @@ func (o outgoing) move(answer any, h http.Header) {
 		if err != nil || field.IsZero() {
 			continue
 		}
-		values := []string{fmt.Sprint(reflect.Indirect(field).Interface())}
-		if list, ok := field.Interface().([]string); ok {
-			values = list
+		values, ok := reflect.TypeAssert[[]string](field)
+		if !ok {
+			values = []string{fmt.Sprint(reflect.Indirect(field).Interface())}
 		}
 		h[http.CanonicalHeaderKey(f.name)] = values
 		field.SetZero()

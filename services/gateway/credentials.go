@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -19,6 +18,8 @@ import (
 const (
 	maxCredentials = 150_000
 	maxRefused     = 10_000
+	// maxVerdicts bounds how many rights keep the decision of the hot path; it takes most of their memory.
+	maxVerdicts = 10_000
 )
 
 // credentials is what the gateway knows of bearers: the inputs of decisions, never the decisions themselves. What many
@@ -29,6 +30,8 @@ type credentials struct {
 	byKey map[string]digest
 	// shared are the rights that known entries refer to, by their content.
 	shared map[digest]*rights
+	// verdicts counts the rights that keep one.
+	verdicts atomic.Int32
 	// refused are bearers that do not count.
 	refused map[digest]refusal
 
@@ -123,16 +126,18 @@ func (e *entry) usable(now time.Time) (*entry, error) {
 	return nil, &denial{authorizationFailed(), access.ReasonExpired, e}
 }
 
-// invoker is the caller that the row of invocations makes of the credential.
-func (e *entry) invoker() (access.Caller, *problem.Problem) {
+// invoker is the caller that the row of invocations makes of a credential.
+func (c *credentials) invoker(e *entry) (access.Caller, *problem.Problem) {
 	v := e.rights.invoke.Load()
 	if v == nil {
 		caller, p := access.Decide(access.Invoke, e.credential)
 		v = &verdict{caller.Grants, caller.Scopes, p}
-		e.rights.invoke.Store(v)
+		if c.verdicts.Load() < maxVerdicts && e.rights.invoke.CompareAndSwap(nil, v) {
+			c.verdicts.Add(1)
+		}
 	}
-	c := &e.credential
-	return access.Caller{Account: c.Account, Kind: c.Kind, ID: c.ID, Subject: c.Subject, Scopes: v.scopes, Grants: v.grants}, v.refusal
+	k := &e.credential
+	return access.Caller{Account: k.Account, Kind: k.Kind, ID: k.ID, Subject: k.Subject, Scopes: v.scopes, Grants: v.grants}, v.refusal
 }
 
 // share gives an entry its rights: those of another entry if they are the same.
@@ -165,34 +170,32 @@ func (c *credentials) keep(d digest, e *entry) {
 	delete(c.refused, d)
 }
 
-// intern makes the texts that many credentials have in common one, and names the rights by their content.
+// intern makes the texts that many credentials have in common one, leaves no slice longer than its content, and names the
+// rights by their content.
 func intern(c *access.Credential) digest {
-	one := func(s *string) { *s = unique.Make(*s).Value() }
-	all := func(list []string) {
+	one := func(s string) string { return unique.Make(s).Value() }
+	all := func(list []string) []string {
+		list = slices.Clone(list)
 		for i := range list {
-			one(&list[i])
+			list[i] = one(list[i])
 		}
+		return list
 	}
-	one(&c.Account)
-	one(&c.Subject)
-	one(&c.SigningKey)
-	all(c.Scopes)
-	all(c.Audiences)
+	c.Account, c.Subject, c.SigningKey = one(c.Account), one(c.Subject), one(c.SigningKey)
+	c.Scopes, c.Audiences, c.Policies = all(c.Scopes), all(c.Audiences), slices.Clone(c.Policies)
 	for i := range c.Policies {
 		p := &c.Policies[i]
-		one(&p.Audience)
-		one(&p.Product)
-		all(p.Audiences)
-		all(p.Scopes)
+		p.Audience, p.Product, p.Audiences, p.Scopes = one(p.Audience), one(p.Product), all(p.Audiences), all(p.Scopes)
+		p.Resources = slices.Clone(p.Resources)
 		for j := range p.Resources {
-			one(&p.Resources[j].Type)
+			p.Resources[j].Type = one(p.Resources[j].Type)
 		}
 	}
 	b, err := json.Marshal([]any{c.Kind, c.Scopes, c.Audiences, c.Policies})
 	if err != nil { // cannot be: these are texts
 		return digest{}
 	}
-	return sha256.Sum256(b)
+	return short(b)
 }
 
 // remove forgets one entry; the caller holds the lock.
@@ -207,6 +210,9 @@ func (c *credentials) remove(d digest) {
 	}
 	if e.rights.refs--; e.rights.refs == 0 && c.shared[e.rights.id] == e.rights {
 		delete(c.shared, e.rights.id)
+		if e.rights.invoke.Swap(nil) != nil {
+			c.verdicts.Add(-1)
+		}
 	}
 }
 
@@ -237,9 +243,9 @@ func (c *credentials) forgive() {
 func (c *credentials) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.known)
-	clear(c.byKey)
-	clear(c.shared)
+	for d := range c.known {
+		c.remove(d)
+	}
 	clear(c.refused)
 }
 

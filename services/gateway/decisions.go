@@ -148,23 +148,18 @@ func (d *decisions) fold() {
 	for i := range d.shards {
 		shard := &d.shards[i]
 		shard.mu.Lock()
-		all := shard.all
-		if len(all) > 0 {
-			shard.all = make(map[tallyKey]*outcome, len(all))
+		var all map[tallyKey]*outcome
+		if len(shard.all) > 0 {
+			all, shard.all = shard.all, make(map[tallyKey]*outcome, len(shard.all))
 		}
 		shard.mu.Unlock()
 		for key, o := range all {
-			if len(all) == 0 {
-				break
-			}
 			if first := merged[key]; first != nil {
-				if o.At.Before(first.At) {
-					o.Count, first = o.Count+first.Count, o
-					merged[key] = o
-				} else {
+				if !o.At.Before(first.At) {
 					first.Count += o.Count
+					continue
 				}
-				continue
+				o.Count += first.Count
 			}
 			merged[key] = o
 		}
@@ -261,12 +256,12 @@ func refusalReason(err error) access.Reason {
 	if err == nil || reason != access.ReasonOK {
 		return reason
 	}
-	switch p, _ := problem.From(err); p.Code {
-	case problem.Forbidden:
+	switch p, _ := problem.From(err); p.Status() {
+	case http.StatusForbidden: // a key where only tokens are accepted
 		return access.ReasonResourceType
-	case problem.Unauthorized:
+	case http.StatusUnauthorized:
 		return access.ReasonMalformed
-	case problem.NotFound:
+	case http.StatusNotFound: // the client of a token
 		return access.ReasonUnknownKey
 	}
 	return access.ReasonBackend

@@ -509,7 +509,7 @@ func TestFunctionStates(t *testing.T) {
 	other, _ := s.key([]string{"invoke_function"}, access1(uuid.NewString()+"/*"))
 	require.Equal(t, problem.ResourceNotCovered, refused(t, ask(other), 403).Code)
 	state("another-account", functions.Active, functions.Active)
-	require.Equal(t, problem.ResourceNotCovered, refused(t, ask(bearer), 403).Code, "a key for the account's own functions")
+	require.Equal(t, problem.NotFound, refused(t, ask(bearer), 404).Code, "a key for the account's own functions")
 }
 
 func TestAContainerThatCannotBeReachedIsA502(t *testing.T) {

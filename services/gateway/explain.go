@@ -45,16 +45,17 @@ func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access
 	if err != nil {
 		return access.Explanation{}, err
 	}
-	at, p := g.locate(r)
-	if p != nil {
-		return explained(at, access.ReasonMalformed, p.Detail), nil
-	}
 	e, err := g.explicable(asking, caller, req)
-	if d, refused := errors.AsType[*denial](err); refused && d.reason != access.ReasonBackend {
-		return explained(at, d.reason, asProblem(err).Detail), nil
-	}
-	if err != nil {
+	d, refused := errors.AsType[*denial](err)
+	if err != nil && (!refused || d.reason == access.ReasonBackend) {
 		return access.Explanation{}, err
+	}
+	at := g.locate(r)
+	switch {
+	case at.line == nil:
+		return explained(at, access.ReasonMalformed, at.unknown), nil
+	case refused:
+		return explained(at, d.reason, asProblem(err).Detail), nil
 	}
 	if at.line.open || at.line.row == nil {
 		return explained(at, access.ReasonOK, "this needs no credential"), nil
@@ -67,38 +68,38 @@ type place struct {
 	line *route
 	// invocation is set when the request goes to a function as it stands.
 	invocation bool
+	// unknown says why there is no line.
+	unknown string
 }
 
 // invocations stands for every path of a function's own.
 var invocations = &route{row: &access.Invoke}
 
 // locate finds where a request would be decided, exactly as ServeHTTP does.
-func (g *Gateway) locate(r *http.Request) (place, *problem.Problem) {
-	nowhere := place{line: &route{}}
+func (g *Gateway) locate(r *http.Request) place {
 	d, p := classify(r)
-	if p != nil {
-		return nowhere, p
-	}
-	if d.functionID != "" {
+	switch {
+	case p != nil:
+		return place{unknown: p.Detail}
+	case d.functionID != "":
 		r.SetPathValue("functionId", d.functionID)
 		r.SetPathValue("versionId", d.versionID)
-		return place{invocations, true}, nil
+		return place{line: invocations, invocation: true}
 	}
 	if canonical, _, aliased := canonicalPath(r.URL.Path); aliased {
 		r.URL.Path = canonical
 	}
-	missing := problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, r.URL.Path)
-	if path.Clean(r.URL.Path) != r.URL.Path {
-		return nowhere, missing
+	pattern := ""
+	if path.Clean(r.URL.Path) == r.URL.Path {
+		_, pattern = g.router.mux.Handler(r)
 	}
-	_, pattern := g.router.mux.Handler(r)
 	if pattern == "" {
-		return nowhere, missing
+		return place{unknown: "no route " + r.Method + " " + r.URL.Path + ": Not found"}
 	}
 	line := g.router.lines[pattern]
 	if line == nil {
-		_, path, _ := strings.Cut(pattern, " ")
-		line = &route{path: path, row: described[pattern].Row, entrance: entrance{open: described[pattern].Row == nil}}
+		_, template, _ := strings.Cut(pattern, " ")
+		line = &route{path: template, row: described[pattern].Row, entrance: entrance{open: described[pattern].Row == nil}}
 	}
 	want, have := strings.Split(line.path, "/"), strings.Split(r.URL.Path, "/")
 	for i := range min(len(want), len(have)) {
@@ -107,9 +108,9 @@ func (g *Gateway) locate(r *http.Request) (place, *problem.Problem) {
 		}
 	}
 	if p := pathUUIDs(r); p != nil {
-		return place{line: line}, p
+		return place{unknown: p.Detail}
 	}
-	return place{line, line.row != nil && line.row.Name == access.Invoke.Name}, nil
+	return place{line: line, invocation: line.row != nil && line.row.Name == access.Invoke.Name}
 }
 
 // imagined is the request that is asked about.
@@ -205,7 +206,7 @@ func coversSomeOf(caller access.Caller, function string) bool {
 
 func explained(at place, reason access.Reason, detail string) access.Explanation {
 	e := access.Explanation{Allowed: reason == access.ReasonOK, Reason: reason, Detail: detail, RequiredScopes: []access.Scope{}, CompatibleResourceTypes: []string{}}
-	if at.line.row != nil && len(at.line.row.Ways) > 0 {
+	if at.line != nil && at.line.row != nil && len(at.line.row.Ways) > 0 {
 		scopes, types := at.line.row.Asks()
 		e.Rule, e.RequiredScopes, e.CompatibleResourceTypes = at.line.row.Name, append(e.RequiredScopes, scopes...), append(e.CompatibleResourceTypes, types...)
 	}

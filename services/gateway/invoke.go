@@ -112,7 +112,7 @@ func (g *Gateway) admit(r *http.Request, d destination, direct bool) (*call, err
 // choose applies the row, the limits of the key and the resources of the caller, in this order.
 func (g *Gateway) choose(r *http.Request, e *entry, c *call, d destination, direct bool) (err error) {
 	var p *problem.Problem
-	if c.caller, p = e.invoker(); p != nil {
+	if c.caller, p = g.auth.cache.invoker(e); p != nil {
 		return p
 	}
 	if c.release, p = e.admit(r, c.began); p != nil {

@@ -122,12 +122,12 @@ func (m *meter) take(now time.Time) (release func(), p *problem.Problem) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.rate.RPS > 0 {
-		if m.at.IsZero() {
-			m.tokens = m.burst()
-		} else {
-			m.tokens = min(m.burst(), m.tokens+max(0, now.Sub(m.at).Seconds())*m.rate.RPS)
+		switch {
+		case m.at.IsZero():
+			m.tokens, m.at = m.burst(), now
+		case now.After(m.at):
+			m.tokens, m.at = min(m.burst(), m.tokens+now.Sub(m.at).Seconds()*m.rate.RPS), now
 		}
-		m.at = now
 		if m.tokens < 1 {
 			p = problem.New(problem.RateLimited, "this key may make %g requests per second", m.rate.RPS)
 			p.RetryAfterSeconds = int(math.Ceil(min((1-m.tokens)/m.rate.RPS, 3600)))

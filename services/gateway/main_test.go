@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -61,6 +63,8 @@ type site struct {
 
 	resolves, jwksReads, finished atomic.Int32
 	woken                         chan string
+	// jwks, when set, is the key set instead of the one key of signer.
+	jwks atomic.Pointer[keys.JWKS]
 	// holdResolve, when set, is called while a key is being resolved, after the store was read.
 	holdResolve atomic.Pointer[func()]
 
@@ -71,6 +75,7 @@ type site struct {
 	answers   map[string]func(body []byte) any
 	asked     []question
 	revoked   []keys.TokenRevocation
+	problems  map[string]*problem.Problem
 }
 
 // question is what a management endpoint was asked.
@@ -88,7 +93,7 @@ func newSite(t testing.TB) *site {
 	s := &site{
 		nats: testkit.NATS(t), woken: make(chan string, 1024),
 		bearers: map[string]access.Credential{}, functions: map[string]functions.ResolveResponse{},
-		records: map[string]invocation.RequestRecord{}, answers: map[string]func([]byte) any{},
+		records: map[string]invocation.RequestRecord{}, answers: map[string]func([]byte) any{}, problems: map[string]*problem.Problem{},
 	}
 	s.conn = testkit.Conn(t, s.nats)
 	var err error
@@ -135,6 +140,9 @@ func (s *site) neighbours(t testing.TB) {
 	})
 	bus.Serve(s.keys, keys.PublicKeys, func(context.Context, rpc.None) (keys.JWKS, error) {
 		s.jwksReads.Add(1)
+		if set := s.jwks.Load(); set != nil {
+			return *set, nil
+		}
 		return keys.JWKS{Keys: []keys.JWK{s.jwk()}}, nil
 	})
 	bus.Serve(s.keys, keys.Client, func(_ context.Context, r keys.ClientRequest) (keys.ClientResponse, error) {
@@ -224,8 +232,16 @@ func (s *site) management(t testing.TB) {
 			_ = json.Unmarshal([]byte(m.Header.Get("Sirocco-Caller")), &q.caller)
 			s.mu.Lock()
 			s.asked = append(s.asked, q)
-			answer := s.answers[subject]
+			answer, refusal := s.answers[subject], s.problems[subject]
 			s.mu.Unlock()
+			if refusal != nil {
+				b, err := json.Marshal(refusal)
+				if err != nil {
+					panic(err)
+				}
+				_ = m.RespondMsg(&nats.Msg{Data: b, Header: nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(refusal.Status())}}})
+				return
+			}
 			out := empty(rt.endpoint.Output)
 			if answer != nil {
 				out = answer(m.Data)
@@ -300,6 +316,9 @@ func (s *site) jwk() keys.JWK {
 	}
 	return keys.JWK{KeyType: "EC", Curve: "P-256", Use: "sig", Algorithm: "ES256", ID: testKid, X: point(raw[1:33]), Y: point(raw[33:])}
 }
+
+// publish changes the key set.
+func (s *site) publish(set ...keys.JWK) { s.jwks.Store(&keys.JWKS{Keys: set}) }
 
 // token is an administrator token that change may spoil.
 func (s *site) token(t testing.TB, change func(t *jwt.Token, claims jwt.MapClaims)) string {

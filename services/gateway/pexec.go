@@ -69,7 +69,7 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 	e, err := g.invoker(r)
 	if err == nil {
 		var p *problem.Problem
-		if c.caller, p = e.invoker(); p != nil {
+		if c.caller, p = g.auth.cache.invoker(e); p != nil {
 			err = p
 		}
 	}

@@ -171,6 +171,9 @@ func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, *entry, er
 		caller, e = g.actor(r)
 	} else if caller, e, err = g.authorize(r, line.row); err != nil {
 		if !line.lets(r) {
+			if account := r.PathValue(line.account); e != nil && e.credential.Kind == access.Key && line.account != "" && account != e.credential.Account {
+				return caller, e, foreignAccount(account) // comes before scopes (keys §7.3)
+			}
 			return caller, e, line.face().refusal(err)
 		}
 		caller, e = g.actor(r)
@@ -295,8 +298,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if led := muxPath(r.URL.Path); led != r.URL.Path {
 		r.URL.Path, r.URL.RawPath = led, ""
 	}
-	if r.URL.Path == "/health" {
+	switch {
+	case r.URL.Path == "/health":
 		g.serveHealth(w, d)
+		return
+	case d.invocationHost && strings.HasPrefix(r.URL.Path, "/.well-known/"): // a function may have its own (keys §6.4)
+		writeProblem(w, r, newRequestID(), problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, askedPath(r)))
 		return
 	}
 	g.router.serve(w, r)

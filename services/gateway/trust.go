@@ -55,7 +55,7 @@ func (g *Gateway) entranceOf(line route) (*access.Row, entrance) {
 }
 
 // trusted reports whether the administrators' networks stand for a credential in compat mode.
-func (line route) trusted() bool {
+func (line *route) trusted() bool {
 	switch line.row.Name {
 	case access.AdminKeys.Name, access.ExplainKey.Name, access.Evaluate.Name:
 		return true

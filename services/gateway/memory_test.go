@@ -1,0 +1,138 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/coder/quartz"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sirocco-cloud/sirocco/contracts/access"
+)
+
+var realClock = quartz.NewReal()
+
+// issued is a key as the keys service answers it, with the default scopes of a function key.
+func issued(t testing.TB, resources string) access.Credential {
+	t.Helper()
+	var c access.Credential
+	require.NoError(t, json.Unmarshal(fmt.Appendf(nil, `{"kind":"key","account":"nvcf-default","id":%q,"subject":"svc@nvcf-api.local","version":1,"expiresAt":%q,
+		"audiences":[%q],"policies":[{"aud":%q,"auds":[%q],"product":"nv-cloud-functions","resources":[%s],
+		"scopes":["invoke_function","list_functions","queue_details","list_functions_details"]}]}`,
+		uuid.NewString(), time.Now().Add(time.Hour).Format(time.RFC3339), access.FunctionsAudience, access.FunctionsAudience, access.FunctionsAudience, resources), &c))
+	return c
+}
+
+// TestManyKeysNeedLittleMemory: 100,000 keys fit into 100 MiB, also when no two of them may do the same.
+func TestManyKeysNeedLittleMemory(t *testing.T) {
+	const keys, limit = 100_000, 100 << 20
+	for name, resources := range map[string]func() string{
+		"as the command line makes them": func() string {
+			return `{"id":"*","type":"account-functions"},{"id":"*","type":"authorized-functions"}`
+		},
+		"each for a function of its own": func() string { return `{"id":"` + uuid.NewString() + `/*","type":"function"}` },
+	} {
+		a := newAuthenticator(nil, realClock, nil, nil)
+		now := time.Now()
+		before := heap()
+		for range keys {
+			e := &entry{credential: issued(t, resources()), asOf: now}
+			a.cache.share(e)
+			a.cache.keep(a.digest(e.credential.ID), e)
+			_, p := a.cache.invoker(e)
+			require.Nil(t, p)
+		}
+		used := heap() - before
+		t.Logf("%s: %.1f MiB for %d keys", name, float64(used)/(1<<20), keys)
+		require.Less(t, used, int64(limit), name)
+		runtime.KeepAlive(a)
+	}
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestTheCacheForgetsWhatNobodyCanUse(t *testing.T) {
+	t.Parallel()
+	c := newCredentials()
+	now := time.Now()
+	for i, asOf := range []time.Time{now, now.Add(-credentialLife - maxStale - time.Second), now} {
+		e := &entry{credential: issued(t, `{"id":"*","type":"account-functions"}`), asOf: asOf}
+		if i == 0 {
+			e.credential.ID = "kept"
+		}
+		if i == 2 {
+			e.credential.ExpiresAt = now
+		}
+		c.share(e)
+		c.keep(digest{byte(i)}, e)
+	}
+	require.Len(t, c.shared, 1, "equal rights are kept once")
+	c.sweep(now)
+	require.Len(t, c.known, 2, "an expired one is kept for a moment: its refusal costs no read")
+	c.sweep(now.Add(time.Minute))
+	require.Len(t, c.known, 1)
+	require.Len(t, c.byKey, 1)
+	c.forget(digest{0})
+	require.Empty(t, c.shared)
+	for i := range maxRefused + 1 {
+		c.refuse(digest{byte(i), byte(i >> 8)}, authorizationFailed(), now)
+	}
+	require.LessOrEqual(t, len(c.refused), maxRefused)
+	_, err := c.find(digest{byte(maxRefused & 255), byte(maxRefused >> 8)}, now)
+	require.Error(t, err)
+	_, err = c.find(digest{byte(maxRefused & 255), byte(maxRefused >> 8)}, now.Add(negativeLife))
+	require.NoError(t, err, "ten seconds at most")
+}
+
+// BenchmarkAuthorize is a management request and an invocation with a key that is known: no round trip.
+func BenchmarkAuthorize(b *testing.B) {
+	s := newSite(b)
+	bearer, _ := s.key([]string{access.InvokeFunction, access.ListFunctions, access.DeployFunction, access.ListFunctionDetails}, allFunctions,
+		access.Resource{Type: string(access.SharedFunctions), ID: "*"}, access1(fid+"/*"), access1(fid+"/"+vid))
+	r := request(b, "GET", s.url+"/v2/nvcf/functions", nil, "Authorization", auth(bearer))
+	_, _, err := s.gw.authorize(r, &access.ReadFunctions)
+	require.NoError(b, err)
+	for name, decide := range map[string]func() error{
+		"manage": func() error {
+			_, e, err := s.gw.authorize(r, &access.Deploy)
+			s.gw.decisions.note(auditStream, e, reasonOf(err), r, "id")
+			return err
+		},
+		"invoke": func() error {
+			e, err := s.gw.invoker(r)
+			if err != nil {
+				return err
+			}
+			if _, p := s.gw.auth.cache.invoker(e); p != nil {
+				return p
+			}
+			_, p := e.admit(r, time.Time{})
+			s.gw.decisions.note(directCall, e, access.ReasonOK, r, "id")
+			if p != nil {
+				return p
+			}
+			return nil
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := decide(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	require.Equal(b, http.MethodGet, r.Method)
+}
