@@ -32,6 +32,7 @@ func newCluster(s *session) *cobra.Command {
 	for _, v := range capacityVerbs() {
 		cmd.AddCommand(v.command(s))
 	}
+	cmd.AddCommand(newCapacity(s))
 	return cmd
 }
 

@@ -56,7 +56,7 @@ The login is kept in a file that only you can read, is renewed before it expires
 				return err
 			}
 			l, err := c.SignIn(cmd.Context(), g)
-			if refusal, ok := errors.AsType[*client.Refusal](err); ok && refusal.Status < http.StatusInternalServerError {
+			if refusal, ok := errors.AsType[*client.Refusal](err); ok && (refusal.Status == http.StatusBadRequest || refusal.Status == http.StatusUnauthorized) {
 				return next(err, "check the name and the password, and try again; an administrator sets a new one with `sirocco user reset-password` or `sirocco app rotate-secret`")
 			}
 			if err != nil {

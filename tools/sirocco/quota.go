@@ -1,21 +1,40 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/deployments"
+	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
 )
 
 // newQuota is how many GPUs the account may use (functions-deployments §12).
 func newQuota(s *session) *cobra.Command {
-	v := verb{
-		use: "quota", short: "Show how many GPUs the account may use, and how many it does",
-		method: http.MethodGet, path: "/v2/nvcf/quotas/gpus", needs: &loan{scopes: []access.Scope{access.ReadGPUQuotaRule}, resource: everything},
-		table: table{member: "quotas", columns: columns("Account", "ncaId|account", "GPU", "gpu|gpuName|name", "Limit", "limit|maxGpus|quota", "Used", "used|usedGpus|currentUsage", "Free", "free|available", "Rule", "id|ruleId")},
+	const rules = "/v2/nvcf/gpu/quota/rules"
+	shown := table{columns: columns("Rule", "ruleId", "Account", "ncaId", "GPU", "gpu", "Clusters", "clusters", "GPUs at most", "limit")}
+	clusters := member{flag: "cluster", name: "clusters", kind: severalTexts, usage: "a cluster that the rule is about; repeat for several (default: all)"}
+	limit := member{flag: "limit", name: "limit", kind: wholeNumber, required: true, usage: "how many GPUs at most"}
+	list := verb{
+		use: "list", short: "List the rules", method: http.MethodGet, path: "/v2/nvcf/quotas/gpus",
+		needs: &loan{scopes: []access.Scope{access.ReadGPUQuotaRule}, resource: everything}, table: table{member: "rules", columns: shown.columns},
 	}
-	return v.command(s)
+	cmd := noun(s, "quota", "How many GPUs the account may use", "Without a rule an account may use what there is. `sirocco cluster capacity` shows what it uses.", []verb{
+		list,
+		{
+			use: "create GPU", short: "Add a rule", example: "  sirocco quota create H100 --limit 8", method: http.MethodPost, path: rules, argument: "gpu",
+			members: []member{limit, clusters}, table: shown,
+		},
+		{use: "delete RULE", short: "Delete a rule", method: http.MethodDelete, path: rules + "/{RULE}", done: "deleted %s"},
+	})
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = list.command(s).RunE
+	return cmd
 }
 
 // capacityVerbs are the looks at clusters beside their list.
@@ -29,10 +48,41 @@ func capacityVerbs() []verb {
 			use: "gpus", short: "List the GPUs that functions can be deployed on", method: http.MethodGet, path: "/v2/nvcf/supportedGpus",
 			table: table{columns: columns("GPU", "gpu", "Backend", "backend")},
 		},
-		{
-			use: "capacity", short: "Show how many GPUs there are and how many are free", method: http.MethodGet, path: "/v2/nvcf/capacity/gpus",
-			needs: &loan{scopes: []access.Scope{access.GPUCapacity}, resource: everything},
-			table: table{member: "gpus", columns: columns("GPU", "gpu|gpuName|name", "Instance type", "instanceType", "Capacity", "capacity|total", "Free", "available|free", "In use", "used|allocated")},
+	}
+}
+
+// newCapacity shows what the account uses and what is free, by instance type and cluster.
+func newCapacity(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "capacity", Short: "Show what of each instance type runs and what is free", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			raw, err := s.answer(cmd.Context(), &loan{scopes: []access.Scope{access.GPUCapacity}, resource: everything},
+				client.Request{Method: http.MethodGet, Path: "/v2/nvcf/capacity/gpus"})
+			if err != nil {
+				return err
+			}
+			return s.show(raw, func(w io.Writer) error {
+				var types map[string][]deployments.CapacityType
+				if err := json.Unmarshal(raw, &types); err != nil {
+					return fmt.Errorf("capacity: %w", err)
+				}
+				var rows [][]string
+				for gpu, list := range types {
+					for _, t := range list {
+						for _, region := range t.Regions {
+							for _, at := range region.Clusters {
+								u := at.Usage
+								rows = append(rows, []string{
+									gpu, t.InstanceName, region.RegionName, at.ClusterName, fmt.Sprint(u.ActiveInstances), fmt.Sprintf("%d to %d", u.MinInstances, u.MaxInstances),
+									fmt.Sprint(u.AvailableInstances), fmt.Sprint(u.AvailableGPUs),
+								})
+							}
+						}
+					}
+				}
+				slices.SortFunc(rows, slices.Compare[[]string])
+				return writeTable(w, []string{"GPU", "INSTANCE TYPE", "REGION", "CLUSTER", "RUN", "WANTED", "FIT NOW", "FREE GPUS"}, rows)
+			})
 		},
 	}
 }
