@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
@@ -136,6 +138,20 @@ func TestDecisionsCanBeAskedFor(t *testing.T) {
 		require.Equal(t, field, refused(t, s, 400, contract.Decisions, req).Violations[0].Field)
 	}
 	refused(t, s, 400, contract.Decisions, contract.DecisionsRequest{Page: contract.Page{Limit: new(1001)}})
+}
+
+func TestRepeatedDecisionIsKeptOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	decisions := NewDecisions(newKeys(t, s, nil).store, s.clock)
+	made := s.create(t)
+	d := letThrough(made.ID, s.clock.Now())
+	for range 2 {
+		require.NoError(t, decisions.store.tx(t.Context(), func(tx pgx.Tx) error {
+			return decisions.Learn(t.Context(), tx, event.Envelope{ID: "same"}, d)
+		}))
+	}
+	s.learned(t, 1)
 }
 
 func TestDecisionsAreForgotten(t *testing.T) {

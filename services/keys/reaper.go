@@ -13,6 +13,9 @@ const (
 	reapBatch = 500
 	// mostDecisions bounds the record of decisions by number, beside its age.
 	mostDecisions = 5_000_000
+	// inboxMemory is how long the events applied are remembered. The effects of the only ones that the service applies,
+	// decisions, are harmless when they are repeated.
+	inboxMemory = day
 )
 
 // Reaper ends what time ends: it purges the records of keys whose retention is over, announces the end of the grace of
@@ -72,6 +75,9 @@ func (r *Reaper) Reap(ctx context.Context) (purged int, err error) {
 			}
 		}
 	}
-	_, err = r.store.repeats.Prune(ctx, r.store.pool, now)
+	if _, err = r.store.repeats.Prune(ctx, r.store.pool, now); err != nil {
+		return purged, err
+	}
+	_, err = r.store.inbox.Prune(ctx, r.store.pool, inboxMemory)
 	return purged, err
 }

@@ -39,11 +39,12 @@ type Store struct {
 	tx      func(context.Context, func(pgx.Tx) error) error
 	journal *bus.Journal
 	repeats *store.Idempotency
+	inbox   *store.Inbox
 }
 
 // NewStore makes the store over a pool whose schema is migrated; tx wakes the outbox when it commits.
 func NewStore(pool *pgxpool.Pool, tx func(context.Context, func(pgx.Tx) error) error, journal *bus.Journal) *Store {
-	return &Store{pool: pool, tx: tx, journal: journal, repeats: store.NewIdempotency("keys")}
+	return &Store{pool: pool, tx: tx, journal: journal, repeats: store.NewIdempotency("keys"), inbox: store.NewInbox("keys")}
 }
 
 // record is one stored key.

@@ -20,7 +20,8 @@ func (s *Store) keepDecision(ctx context.Context, tx pgx.Tx, eventID string, d a
 	if err != nil {
 		return fmt.Errorf("keep decision: %w", err)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO keys.decisions (event_id, at, key_id, owner_id, decision, document) VALUES ($1, $2, $3, $4, $5, $6)`,
+	_, err = tx.Exec(ctx, `INSERT INTO keys.decisions (event_id, at, key_id, owner_id, decision, document) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (event_id) DO NOTHING`,
 		eventID, d.At, column(d.Credential.KeyID), column(d.Credential.OwnerID), column(d.Decision), string(document))
 	if err != nil {
 		return fmt.Errorf("keep decision: %w", err)

@@ -23,10 +23,11 @@ CREATE TABLE keys.uses (
     service text NOT NULL
 );
 
--- The decisions of keys §10, kept for a while so that they can be asked for. id orders them as they were learned.
+-- The decisions of keys §10, kept for a while so that they can be asked for. id orders them as they were learned. An event
+-- that comes again long after the inbox has forgotten it finds its row here.
 CREATE TABLE keys.decisions (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    event_id text NOT NULL,
+    event_id text NOT NULL UNIQUE,
     at       timestamptz NOT NULL,
     key_id   text NOT NULL,
     owner_id text NOT NULL,
