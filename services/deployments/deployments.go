@@ -713,7 +713,7 @@ func (u *Deployments) ofVersion(ctx context.Context, row access.Row, functionID,
 	if err != nil {
 		return nil, err
 	}
-	if d == nil || !d.visible() {
+	if d == nil || !d.visible() || u.deleted(ctx, d) {
 		return nil, noDeployment(versionID)
 	}
 	return d, covered(ctx, row, d.FunctionID, d.VersionID)
@@ -724,10 +724,17 @@ func (u *Deployments) byID(ctx context.Context, row access.Row, id string) (*dep
 	if err != nil {
 		return nil, err
 	}
-	if d == nil || !d.visible() {
+	if d == nil || !d.visible() || u.deleted(ctx, d) {
 		return nil, problem.New(problem.NotFound, "Deployment id '%s': Deployment not found", id)
 	}
 	return d, covered(ctx, row, d.FunctionID, d.VersionID)
+}
+
+// deleted reports whether the version of a deployment is gone already, although the event that takes the deployment along
+// is still on its way. When the functions service does not answer, the deployment speaks for itself.
+func (u *Deployments) deleted(ctx context.Context, d *deployment) bool {
+	_, err := bus.Call(ctx, u.conn, functions.Lookup, functions.InternalRequest{FunctionID: d.FunctionID, VersionID: d.VersionID})
+	return problem.HasCode(err, problem.NotFound)
 }
 
 func noDeployment(versionID string) error {

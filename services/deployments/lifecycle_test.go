@@ -519,6 +519,8 @@ func TestDeployRacingWithDeleteOfTheVersion(t *testing.T) {
 			}
 		})
 		wg.Wait()
+		_, err := w.get(f)
+		require.ErrorContains(t, err, "Deployment not found", "at once, whatever is still on its way")
 		w.vanishes(f)
 	}
 	require.Zero(t, w.count("deployments.devices"))
