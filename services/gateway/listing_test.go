@@ -74,10 +74,10 @@ func TestListsStreamPageByPage(t *testing.T) {
 			require.Equal(t, fmt.Sprint("f", i), fn.ID)
 		}
 		s.mu.Lock()
-		asked := slices.Clone(asked)
+		questions := slices.Clone(asked)
 		s.mu.Unlock()
-		require.Len(t, asked, max(1, n))
-		for i, r := range asked {
+		require.Len(t, questions, max(1, n))
+		for i, r := range questions {
 			require.Equal(t, []string{"private"}, r.Visibility)
 			require.Equal(t, []string{"a"}, r.Tag, "every page is asked for with the same filters")
 			require.Equal(t, i == 0, r.Offset == 3, "only the first page skips")
