@@ -124,7 +124,7 @@ type ChangeRequest struct {
 // otherwise; the old one goes on for the grace.
 type RotateRequest struct {
 	KeyRequest
-	GraceSeconds *int64  `json:"grace_seconds"`
+	GraceSeconds *int64  `json:"grace_seconds" body:"optional"`
 	ExpiresAt    *string `json:"expires_at"`
 }
 

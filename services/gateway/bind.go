@@ -22,6 +22,8 @@ import (
 type binding struct {
 	tagged  []taggedField
 	hasBody bool
+	// optional is set by a field with the tag body:"optional": a request without a body stands for an empty object.
+	optional bool
 }
 
 type taggedField struct {
@@ -47,6 +49,7 @@ func bindingOf(t reflect.Type) binding {
 		}
 		if source == "" {
 			b.hasBody = true
+			b.optional = b.optional || f.Tag.Get("body") == "optional"
 			continue
 		}
 		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name})
@@ -56,7 +59,7 @@ func bindingOf(t reflect.Type) binding {
 
 // fill reads the body, if the type has one, and then the tagged fields, which always win over the body.
 func (b binding) fill(r *http.Request, maxBody int64, into any) error {
-	if b.hasBody {
+	if b.hasBody && (!b.optional || r.ContentLength != 0) {
 		if err := decodeBody(r, maxBody, into); err != nil {
 			return err
 		}

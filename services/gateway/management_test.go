@@ -109,6 +109,10 @@ func TestEveryRoute(t *testing.T) {
 			strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100):                   "deeper",
 			`{"` + strings.Repeat("k", 1000) + `":1,"` + strings.Repeat("k", 1000) + `":1}`: "twice",
 		} {
+			if body == "" && bind.optional {
+				require.Equal(t, want, send(rt.method, filled(rt.path), body).StatusCode, name)
+				continue
+			}
 			doc := refused(t, send(rt.method, filled(rt.path), body), 400)
 			require.Contains(t, doc.Detail, rule, "%s: %q", name, body)
 			require.NotEmpty(t, doc.Violations, name)
