@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -96,7 +97,7 @@ func replaceSecrets(dir string, secrets []functions.Secret) error {
 	if err != nil {
 		return fmt.Errorf("secrets: %w", err)
 	}
-	if string(before) == string(b) {
+	if bytes.Equal(before, b) {
 		return nil
 	}
 	retired := append(retiredSecrets(dir), before)

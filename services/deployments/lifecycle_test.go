@@ -36,7 +36,7 @@ func (w *world) counted(name string) func(entity string) int {
 		mu.Lock()
 		defer mu.Unlock()
 		if env.Type == name {
-			counts[env.Refs.DeploymentID]++
+			counts[env.DeploymentID]++
 		}
 	})
 	require.NoError(w.t, err)

@@ -309,12 +309,12 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 		p.later(now)
 	}
 	if d.Teardown == standing && d.Status == functions.Error {
-		if removal := d.UpdatedAt.Add(r.cfg.errorKept()); now.Before(removal) {
-			p.later(removal)
-		} else {
+		removal := d.UpdatedAt.Add(r.cfg.errorKept())
+		if !now.Before(removal) {
 			r.log.Info("failed deployment is removed after its time", zap.String("deployment", d.ID), zap.String("version", d.VersionID))
 			return now, beginTeardown(ctx, t, r.store, r.journal, d, forced, 0, now)
 		}
+		p.later(removal)
 	}
 	if d.Teardown == standing {
 		r.judge(d, &p, now)

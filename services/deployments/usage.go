@@ -211,7 +211,31 @@ func (u *Deployments) capacity(ctx context.Context, req contract.CapacityRequest
 	if err != nil {
 		return nil, err
 	}
-	f := clusters.Filter{GPUs: req.GPUs, Regions: req.Regions}
+	out := a.capacity(clusters.Filter{GPUs: req.GPUs, Regions: req.Regions})
+	for _, d := range all {
+		for _, i := range d.live() {
+			if c := out[spot{i.GPU, i.Type, i.Region, i.Cluster}]; c != nil {
+				c.counts.ActiveInstances++
+				c.counts.ActiveGPUs += len(i.Devices)
+			}
+		}
+		if d.Status == functions.Inactive {
+			continue
+		}
+		for _, s := range d.Specs {
+			for at, bounds := range a.share(d, s) {
+				if c := out[at]; c != nil {
+					c.counts.MinInstances += bounds[0]
+					c.counts.MaxInstances += bounds[1]
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// capacity counts what the ready nodes have and what of it is free.
+func (a atlas) capacity(f clusters.Filter) map[spot]*capacityOf {
 	out := map[spot]*capacityOf{}
 	for _, n := range a.nodes {
 		if n.State != clusters.NodeReady || !f.HasNode(n) {
@@ -236,26 +260,7 @@ func (u *Deployments) capacity(ctx context.Context, req contract.CapacityRequest
 			out[at].possible += healthy / t.GPUCount
 		}
 	}
-	for _, d := range all {
-		for _, i := range d.live() {
-			if c := out[spot{i.GPU, i.Type, i.Region, i.Cluster}]; c != nil {
-				c.counts.ActiveInstances++
-				c.counts.ActiveGPUs += len(i.Devices)
-			}
-		}
-		if d.Status == functions.Inactive {
-			continue
-		}
-		for _, s := range d.Specs {
-			for at, bounds := range a.share(d, s) {
-				if c := out[at]; c != nil {
-					c.counts.MinInstances += bounds[0]
-					c.counts.MaxInstances += bounds[1]
-				}
-			}
-		}
-	}
-	return out, nil
+	return out
 }
 
 // Offers answers with the instance types that the caller's account can deploy.
