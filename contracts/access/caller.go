@@ -123,7 +123,7 @@ type Caller struct {
 	// CrossAccount is set when the path named the account (/accounts/{ncaId}/…), so that a super administrator acts.
 	CrossAccount bool `json:"crossAccount,omitempty"`
 	// Alias is set when the path began with an organisation (/v2/orgs/…), whose clients expect a little more patience.
-	Alias     bool   `json:"alias,omitempty"`
+	Alias bool `json:"alias,omitempty"`
 	// Origin is the scheme and authority that the caller wrote, for answers that hold addresses.
 	Origin    string `json:"origin,omitempty"`
 	RequestID string `json:"requestId,omitempty"`
