@@ -3,6 +3,8 @@ package seal
 import (
 	"bufio"
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"os"
@@ -179,6 +181,19 @@ func TestWritersOfOneKeyFileAgree(t *testing.T) {
 	found, err := readFile(path)
 	require.NoError(t, err)
 	require.Equal(t, []ID{keyOf(t, 2).id, keyOf(t, 1).id}, []ID{found[0].id, found[1].id})
+}
+
+// Databases hold these; they must not change.
+func TestFingerprintsAreThoseOfTheFirstRelease(t *testing.T) {
+	t.Parallel()
+	mac := hmac.New(sha256.New, []byte("secret"))
+	mac.Write([]byte("sirocco data-domain-key"))
+	require.Equal(t, hex.EncodeToString(mac.Sum(nil)[:8]), Fingerprint("data-domain-key", []byte("secret")))
+	k := keyOf(t, 1)
+	require.Equal(t, k.id.String(), Fingerprint("key-encryption-key", k.secret))
+	older := sha256.Sum256(append([]byte("sirocco functions sealing key\x00"), k.secret...))
+	require.True(t, k.named(hex.EncodeToString(older[:6])))
+	require.False(t, k.named(""))
 }
 
 func TestSecretsAreReadInEitherAlphabet(t *testing.T) {

@@ -25,7 +25,6 @@ package seal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -189,4 +188,4 @@ func (v *Vault) Ready() error {
 }
 
 // Fingerprint tells two secrets of one kind apart without telling anything about them.
-func Fingerprint(kind string, secret []byte) string { return fmt.Sprintf("%x", digest(kind, secret)) }
+func Fingerprint(kind string, secret []byte) string { return digest(kind, secret).String() }

@@ -1,13 +1,22 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"io/fs"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,7 +24,9 @@ import (
 	wire "github.com/sirocco-cloud/sirocco/contracts/encryption"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/seal"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
@@ -53,43 +64,79 @@ func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
 	require.ErrorContains(t, func() error { _, err := open(t, s, before); return err }(), status.Current, "the old key alone opens nothing")
 }
 
-// A database of the release before has its secrets sealed directly under the key-encryption key.
-func TestSecretsOfTheReleaseBeforeStillOpen(t *testing.T) {
+// A database of the first release has its secrets sealed directly under the key-encryption key.
+func TestSecretsOfTheFirstReleaseStillOpen(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	cfg := config(t)
-	cfg.DataDir, cfg.EncryptionKey = "", encode(5, seal.KeySize)
-	svc := s.replica(t, cfg)
-	ready(t, svc)
-	made, set := s.create(t), call(t, s, contract.PublicKeys, rpc.None{})
-	stop(t, svc)
+	for name, inDatabase := range map[string]bool{"key in the database": true, "key from the operator": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.pool = testkit.Database(t, "keys", firstRelease(t))
+			cfg := config(t)
+			cfg.DataDir = ""
+			secret := bytes.Repeat([]byte{5}, seal.KeySize)
+			var value []byte
+			if inDatabase {
+				value = secret
+			} else {
+				cfg.EncryptionKey = base64.StdEncoding.EncodeToString(secret)
+			}
+			block, err := aes.NewCipher(secret)
+			require.NoError(t, err)
+			aead, err := cipher.NewGCMWithRandomNonce(block)
+			require.NoError(t, err)
+			older := func(name string, plain []byte) []byte { return aead.Seal(nil, nil, plain, []byte(name)) }
 
-	vault, _ := vaultOf(t, s, cfg)
-	require.NoError(t, vault.Load(t.Context()))
-	secret, err := base64.StdEncoding.DecodeString(cfg.EncryptionKey)
-	require.NoError(t, err)
-	block, err := aes.NewCipher(secret)
-	require.NoError(t, err)
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	require.NoError(t, err)
-	older := func(read, write, name string, args ...any) {
-		var sealed []byte
-		require.NoError(t, s.pool.QueryRow(t.Context(), read).Scan(&sealed))
-		plain, err := vault.Open(t.Context(), name, sealed)
-		require.NoError(t, err)
-		s.exec(t, write, append([]any{aead.Seal(nil, nil, plain, []byte(name))}, args...)...)
+			domainKey := bytes.Repeat([]byte{6}, domainKeySize)
+			private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			require.NoError(t, err)
+			der, err := x509.MarshalPKCS8PrivateKey(private)
+			require.NoError(t, err)
+			kid, err := keyID(&private.PublicKey)
+			require.NoError(t, err)
+			s.exec(t, `INSERT INTO keys.secrets (name, fingerprint, value) VALUES ('key-encryption-key', $1, $2), ('data-domain-key', $3, $4)`,
+				firstFingerprint("key-encryption-key", secret), value, firstFingerprint("data-domain-key", domainKey), older("data-domain-key", domainKey))
+			s.exec(t, `INSERT INTO keys.signing_keys (kid, state, private_key, state_since) VALUES ($1, 'current', $2, $3)`, kid, older("signing-key/"+kid, der), s.clock.Now())
+
+			svc := s.replica(t, cfg)
+			ready(t, svc)
+			require.Equal(t, kid, call(t, s, contract.PublicKeys, rpc.None{}).Keys[0].ID)
+			made := s.create(t)
+			format, err := NewFormat("nvapi-nvcf-stg-", domainKey)
+			require.NoError(t, err)
+			_, ok := format.Parse(made.Value)
+			require.True(t, ok)
+			stop(t, svc)
+
+			// What is old is sealed anew when somebody looks for a rotation to finish.
+			vault, _ := vaultOf(t, s, cfg)
+			status, err := vault.Settle(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, 2, status.Rewrapped)
+			ready(t, s.replica(t, cfg))
+			require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
+			verify(t, s, call(t, s, contract.MintAdminToken, rpc.None{}).Value, call(t, s, contract.PublicKeys, rpc.None{}).Keys[0])
+		})
 	}
-	older(`SELECT value FROM keys.secrets`, `UPDATE keys.secrets SET value = $1`, domainKeyName)
-	older(`SELECT private_key FROM keys.signing_keys`, `UPDATE keys.signing_keys SET private_key = $1`, "signing-key/"+set.Keys[0].ID)
+}
 
-	ready(t, s.replica(t, cfg))
-	require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
-	require.Equal(t, set, call(t, s, contract.PublicKeys, rpc.None{}))
-	status, err := vault.Settle(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 2, status.Rewrapped)
-	ready(t, s.replica(t, cfg))
-	require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
+// firstFingerprint is how the first release named a secret in the database.
+func firstFingerprint(name string, secret []byte) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("sirocco " + name))
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// firstRelease is the schema as the first release made it.
+func firstRelease(t *testing.T) fs.FS {
+	t.Helper()
+	only := fstest.MapFS{}
+	for _, name := range []string{"0001_keys.up.sql", "0001_keys.down.sql"} {
+		body, err := fs.ReadFile(app.Migrations(migrations), name)
+		require.NoError(t, err)
+		only[name] = &fstest.MapFile{Data: body}
+	}
+	return only
 }
 
 // Every column that holds what the vault sealed must be known to a rotation.
