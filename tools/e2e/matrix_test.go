@@ -41,6 +41,10 @@ func TestEveryRowOfTheMatrix(t *testing.T) {
 			require.Equal(t, "Bearer", strings.Fields(ask(admin.with("")).gone(t, 401))[0])
 			forKeys := slices.ContainsFunc(op.Row.Ways, func(w access.Way) bool { return len(w.Reaches) > 0 })
 
+			if op.RefusalMedia == "application/json" && op.Refusal.Name() == "consoleError" {
+				require.Equal(t, 403, ask(keys.with(t, op.Row.Audience, allScopesBut(*op.Row), allReaches...)).status, "no key opens the access API")
+				return
+			}
 			stripped := keys.with(t, op.Row.Audience, allScopesBut(*op.Row), allReaches...)
 			p := ask(stripped).refusal(t)
 			if !forKeys {
