@@ -90,11 +90,10 @@ type LookupAssetsResponse struct {
 // or whose bytes were never uploaded, is not_found with the text "failed to find asset <id>".
 var LookupAssets = rpc.Endpoint[LookupAssetsRequest, LookupAssetsResponse]{Service: "functions", Resource: "asset", Verb: "lookup", Doc: "The assets an invocation refers to, for another service."}
 
-// AdmitObjectRequest holds the signature of an address below [ObjectsPath].
+// AdmitObjectRequest holds what an address below [ObjectsPath] was used for, and the query parameter signature of it.
 type AdmitObjectRequest struct {
 	AssetID   string `json:"assetId"`
 	Method    string `json:"method"`
-	Expires   int64  `json:"expires"`
 	Signature string `json:"signature"`
 }
 

@@ -208,13 +208,18 @@ func TestCredentialsAreTried(t *testing.T) {
 			require.NotContains(t, err.Error(), "canary")
 			made, err := create(housePassword)
 			require.NoError(t, err)
+			asked := h.asked.Load()
+			_, err = create(housePassword)
+			requireProblem(t, err, problem.Conflict)
+			require.Equal(t, asked, h.asked.Load(), "what is refused anyway costs no question")
 			_, err = call(w, admin(), contract.UpdateRegistryCredential, contract.UpdateRegistryCredentialRequest{
 				RegistryCredentialID: made.RegistryCredential.RegistryCredentialID, Secret: loginSecret("credentials", houseUser, "wrong-canary"),
 			})
 			requireProblem(t, err, problem.Unauthorized, h.host)
 			for status, code := range map[int]problem.Code{400: problem.BadRequest, 403: problem.Forbidden, 500: problem.Upstream} {
 				h.answers.Store(int32(status)) //nolint:gosec // a status
-				_, err = create(housePassword)
+				request.Secret = loginSecret("another", houseUser, housePassword)
+				_, err = call(w, admin(), contract.CreateRegistryCredential, contract.CreateRegistryCredentialRequest{NewRegistryCredential: request})
 				requireProblem(t, err, code, h.host)
 			}
 		})

@@ -269,7 +269,7 @@ func (f *Functions) AdmitObject(ctx context.Context, r contract.AdmitObjectReque
 	}
 	admitted := false
 	if own, ok := f.objects.(*objects.Embedded); ok {
-		if admitted, err = own.Admits(ctx, r.Method, assetID, r.Expires, r.Signature); err != nil {
+		if admitted, err = own.Admits(ctx, r.Method, assetID, r.Signature); err != nil {
 			return none, err
 		}
 	}

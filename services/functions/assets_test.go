@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,10 +41,8 @@ func (w *world) admit(method, address string) (contract.AdmittedObject, error) {
 	w.t.Helper()
 	u, err := url.Parse(address)
 	require.NoError(w.t, err)
-	expires, err := strconv.ParseInt(u.Query().Get("expires"), 10, 64)
-	require.NoError(w.t, err)
 	return asService(w, contract.AdmitObject, contract.AdmitObjectRequest{
-		AssetID: strings.TrimPrefix(u.Path, contract.ObjectsPath), Method: method, Expires: expires, Signature: u.Query().Get("signature"),
+		AssetID: strings.TrimPrefix(u.Path, contract.ObjectsPath), Method: method, Signature: u.Query().Get("signature"),
 	})
 }
 

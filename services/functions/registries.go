@@ -71,6 +71,22 @@ func (f *Functions) addCredential(ctx context.Context, account, by string, r con
 	if err != nil {
 		return none, err
 	}
+	room := func(db reads) error {
+		all, err := db.credentials(ctx, account)
+		switch {
+		case err != nil:
+			return err
+		case slices.ContainsFunc(all, func(other contract.RegistryCredential) bool { return sameCredential(other, cred) }):
+			return credentialTaken(cred)
+		case len(all) >= owner.MaxRegistryCredentialsAllowed:
+			return limitReached(account, len(all), "registry credentials", "maxRegistryCredentialsAllowed")
+		}
+		return nil
+	}
+	// Looked at twice: no registry is asked about what is refused anyway, and what counts is the look under the lock.
+	if err := room(f.store.reads); err != nil {
+		return none, err
+	}
 	if err := f.tryLogin(ctx, cred, secret); err != nil {
 		return none, err
 	}
@@ -82,15 +98,8 @@ func (f *Functions) addCredential(ctx context.Context, account, by string, r con
 		if err := u.lockAll(ctx, "registry-credentials", account); err != nil {
 			return err
 		}
-		all, err := u.credentials(ctx, account)
-		if err != nil {
+		if err := room(u.reads); err != nil {
 			return err
-		}
-		if slices.ContainsFunc(all, func(other contract.RegistryCredential) bool { return sameCredential(other, cred) }) {
-			return credentialTaken(cred)
-		}
-		if len(all) >= owner.MaxRegistryCredentialsAllowed {
-			return limitReached(account, len(all), "registry credentials", "maxRegistryCredentialsAllowed")
 		}
 		if err := u.insertCredential(ctx, cred, sealed); err != nil {
 			return err

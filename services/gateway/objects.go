@@ -129,13 +129,12 @@ func (g *Gateway) admitObject(r *http.Request) (functions.AdmittedObject, error)
 	if p := pathUUIDs(r); p != nil {
 		return functions.AdmittedObject{}, p
 	}
-	query := r.URL.Query()
-	expires, err := strconv.ParseInt(query.Get("expires"), 10, 64)
-	if err != nil {
+	signature := r.URL.Query().Get("signature")
+	if signature == "" {
 		return functions.AdmittedObject{}, problem.New(problem.Forbidden, "this address is not signed; ask for one with POST /v2/nvcf/assets")
 	}
 	return bus.Call(r.Context(), g.conn, functions.AdmitObject, functions.AdmitObjectRequest{
-		AssetID: r.PathValue("assetId"), Method: r.Method, Expires: expires, Signature: query.Get("signature"),
+		AssetID: r.PathValue("assetId"), Method: r.Method, Signature: signature,
 	})
 }
 

@@ -39,7 +39,7 @@ func newStorehouse(t *testing.T) *storehouse {
 	serve(t, h.conn, "functions", func(srv *bus.Server) {
 		bus.Serve(srv, functions.AdmitObject, func(_ context.Context, r functions.AdmitObjectRequest) (functions.AdmittedObject, error) {
 			switch {
-			case r.Signature != "good" || r.Expires != 7 || r.Method == http.MethodDelete:
+			case r.Signature != "good" || r.Method == http.MethodDelete:
 				return functions.AdmittedObject{}, problem.New(problem.Forbidden, "this address is not signed for the request")
 			case r.AssetID != h.id || h.deleted.Load():
 				return functions.AdmittedObject{}, problem.New(problem.NotFound, "Asset '%s': Not found", r.AssetID)
@@ -51,7 +51,7 @@ func newStorehouse(t *testing.T) *storehouse {
 }
 
 func (h *storehouse) address() string {
-	return h.url + functions.ObjectsPath + h.id + "?expires=7&signature=good"
+	return h.url + functions.ObjectsPath + h.id + "?signature=good"
 }
 
 func (h *storehouse) do(method, address string, body io.Reader, headers ...string) (*http.Response, []byte) {
@@ -113,8 +113,8 @@ func TestObjectsThatAreRefused(t *testing.T) {
 	}{
 		"not signed":        {http.MethodPut, h.url + functions.ObjectsPath + h.id, strings.NewReader("b"), itsHeaders(), 403, "not signed"},
 		"signed wrongly":    {http.MethodGet, h.address() + "x", nil, nil, 403, "not signed"},
-		"no id":             {http.MethodGet, h.url + functions.ObjectsPath + "x?expires=7&signature=good", nil, nil, 400, "assetId"},
-		"another asset":     {http.MethodGet, h.url + functions.ObjectsPath + uuid.NewString() + "?expires=7&signature=good", nil, nil, 404, "Not found"},
+		"no id":             {http.MethodGet, h.url + functions.ObjectsPath + "x?signature=good", nil, nil, 400, "assetId"},
+		"another asset":     {http.MethodGet, h.url + functions.ObjectsPath + uuid.NewString() + "?signature=good", nil, nil, 404, "Not found"},
 		"other type":        {http.MethodPut, h.address(), strings.NewReader("b"), []string{"Content-Type", "image/png", functions.AssetDescription, "two words"}, 400, "Content-Type"},
 		"other description": {http.MethodPut, h.address(), strings.NewReader("b"), []string{"Content-Type", "text/plain; charset=utf-8", functions.AssetDescription, "x"}, 400, functions.AssetDescription},
 		"no headers":        {http.MethodPut, h.address(), strings.NewReader("b"), nil, 400, functions.AssetDescription},
