@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +18,7 @@ import (
 
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/libs/app"
+	"github.com/sirocco-cloud/sirocco/libs/store"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -48,8 +51,8 @@ func TestAKeyThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
-// A database of the release before has a key with an older name and values in the older format.
-func TestSecretsOfTheReleaseBeforeStillOpen(t *testing.T) {
+// A database of the first release has a key with an older name and values in the older format.
+func TestSecretsOfTheFirstReleaseStillOpen(t *testing.T) {
 	t.Parallel()
 	for name, inDatabase := range map[string]bool{"key in the database": true, "key from the operator": false} {
 		t.Run(name, func(t *testing.T) {
@@ -60,31 +63,56 @@ func TestSecretsOfTheReleaseBeforeStillOpen(t *testing.T) {
 			require.NoError(t, err)
 			aead, err := cipher.NewGCMWithRandomNonce(block)
 			require.NoError(t, err)
-
 			cfg := Config{EncryptionKey: base64.StdEncoding.EncodeToString(secret)}
 			var value []byte
 			if inDatabase {
 				cfg, value = Config{}, secret
 			}
-			w := newWorldWith(t, cfg)
-			fn := w.create("", minimal(), contract.Secret{Name: "s", Value: json.RawMessage(`"new"`)})
-			_, err = w.pool.Exec(t.Context(), `UPDATE functions.secrets SET sealed = $1`,
-				append([]byte{1}, aead.Seal(nil, nil, []byte(`"old"`), []byte(fn.VersionID+"/s"))...))
-			require.NoError(t, err)
-			_, err = w.pool.Exec(t.Context(), `UPDATE functions.encryption_keys SET id = encode($1, 'hex'), value = $2`, older[:6], value)
-			require.NoError(t, err)
 
-			f := New(newStore(w.pool, nil, nil), nil, nil, func() time.Time { return w.clock.Now() }, zap.NewNop())
-			require.NoError(t, f.Unlock(t.Context(), cfg))
-			launchable, err := f.Launch(t.Context(), contract.InternalRequest{VersionID: fn.VersionID})
+			pool := testkit.Database(t, schema, firstRelease(t))
+			const versionID = "6f0d6c1e-0000-4000-8000-000000000001"
+			for _, row := range []struct {
+				sql  string
+				args []any
+			}{
+				{`INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at)
+					VALUES ($1, $1, 'nvcf-default', 'DEFAULT', 'INACTIVE', '{}', now(), now())`, []any{versionID}},
+				{`INSERT INTO functions.secrets (version_id, position, name, sealed) VALUES ($1, 1, 's', $2)`,
+					[]any{versionID, append([]byte{1}, aead.Seal(nil, nil, []byte(`"old"`), []byte(versionID+"/s"))...)}},
+				{`INSERT INTO functions.sealing_key (fingerprint, key) VALUES ($1, $2)`, []any{older[:6], value}},
+			} {
+				_, err := pool.Exec(t.Context(), row.sql, row.args...)
+				require.NoError(t, err)
+			}
+			require.NoError(t, store.Migrate(t.Context(), pool, schema, app.Migrations(migrations)))
+
+			vault, err := newVault(cfg, pool, time.Now)
 			require.NoError(t, err)
-			require.JSONEq(t, `"old"`, string(launchable.Secrets[0].Value))
-			status, err := f.vault.Settle(t.Context())
+			require.NoError(t, vault.Load(t.Context()))
+			opens := func() {
+				var sealed []byte
+				require.NoError(t, pool.QueryRow(t.Context(), `SELECT sealed FROM functions.secrets`).Scan(&sealed))
+				value, err := vault.Open(t.Context(), place(versionID, "s"), sealed)
+				require.NoError(t, err)
+				require.JSONEq(t, `"old"`, string(value))
+			}
+			opens()
+			status, err := vault.Settle(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, 1, status.Rewrapped, "a value in an older format is sealed anew")
-			launchable, err = f.Launch(t.Context(), contract.InternalRequest{VersionID: fn.VersionID})
-			require.NoError(t, err)
-			require.JSONEq(t, `"old"`, string(launchable.Secrets[0].Value))
+			opens()
 		})
 	}
+}
+
+// firstRelease is the schema as the first release made it.
+func firstRelease(t *testing.T) fs.FS {
+	t.Helper()
+	only := fstest.MapFS{}
+	for _, name := range []string{"0001_functions.up.sql", "0001_functions.down.sql"} {
+		body, err := fs.ReadFile(app.Migrations(migrations), name)
+		require.NoError(t, err)
+		only[name] = &fstest.MapFile{Data: body}
+	}
+	return only
 }
