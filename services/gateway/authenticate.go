@@ -328,7 +328,7 @@ func (a *authenticator) hear(env event.Envelope) {
 		set := decoded[keys.JWKS](env)
 		a.tokens.replace(set, a.clock.Now())
 		a.end(env, scope{about: func(k *access.Credential) bool {
-			return k.Kind == access.JWT && !slices.ContainsFunc(set.Keys, func(j keys.JWK) bool { return j.ID == k.SigningKey })
+			return len(set.Keys) > 0 && k.Kind == access.JWT && !slices.ContainsFunc(set.Keys, func(j keys.JWK) bool { return j.ID == k.SigningKey })
 		}})
 	}
 }

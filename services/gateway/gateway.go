@@ -41,7 +41,7 @@ type Config struct {
 	// TrustMode is compat or secured (keys §3).
 	TrustMode TrustMode `env:"SIROCCO_TRUST_MODE" envDefault:"compat"`
 	// BootstrapSecret is the bearer that mints administrator tokens in secured mode.
-	BootstrapSecret string `env:"SIROCCO_BOOTSTRAP_SECRET"`
+	BootstrapSecret string `env:"SIROCCO_BOOTSTRAP_SECRET,unset"`
 	// BareDelete are networks that may delete keys without a credential in secured mode, as the published CLI does.
 	BareDelete []string `env:"SIROCCO_KEYS_ALLOW_BARE_DELETE"`
 	// Organisations maps those of /v2/orgs/{org}/… to accounts: org=account,….
@@ -143,6 +143,9 @@ func timed(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.R
 // background when the caches follow their events.
 func (g *Gateway) Start(ctx context.Context) error {
 	g.log.Info("trust mode of the keys host", zap.String("mode", string(g.mode)), zap.Strings("admin networks", g.cfg.AdminNetworks))
+	if g.mode == Secured && g.cfg.BootstrapSecret == "" {
+		g.log.Warn("no administrator token can be minted: set SIROCCO_BOOTSTRAP_SECRET")
+	}
 	for _, d := range []struct {
 		variable, addr string
 		handler        http.Handler

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
@@ -52,6 +53,7 @@ func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &call{id: newRequestID()}
 	if _, p := bearer(r.Header); p != nil {
+		g.decisions.note(grpcCall, nil, access.ReasonNoCredential, r, c.id)
 		g.refuseCall(w, r, c, p)
 		return
 	}

@@ -118,6 +118,11 @@ func (g *Gateway) choose(r *http.Request, e *entry, c *call, d destination, dire
 	if c.release, p = e.admit(r, c.began); p != nil {
 		return p
 	}
+	if !direct {
+		if p := pathUUIDs(r); p != nil {
+			return p
+		}
+	}
 	window, p := pollWindow(r.Header, direct)
 	if p != nil {
 		return p

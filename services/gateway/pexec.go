@@ -25,10 +25,6 @@ import (
 func (g *Gateway) invokePexec(w http.ResponseWriter, r *http.Request) {
 	d := destination{functionID: strings.ToLower(r.PathValue("functionId")), versionID: strings.ToLower(r.PathValue("versionId"))}
 	crossOrigin(w, r)
-	if p := pathUUIDs(r); p != nil {
-		g.refuseCall(w, r, &call{id: newRequestID()}, p)
-		return
-	}
 	c, err := g.admit(r, d, false)
 	if err != nil {
 		g.refuseCall(w, r, c, err)
@@ -63,9 +59,6 @@ func (g *Gateway) pollPexec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
-	if p := pathUUIDs(r); p != nil {
-		return p
-	}
 	e, err := g.invoker(r)
 	if err == nil {
 		var p *problem.Problem
@@ -73,9 +66,12 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 			err = p
 		}
 	}
-	g.decisions.note(pexecPoll, whom(e, err), refusalReason(err), r, c.id)
+	g.decisions.note(pexecPoll, whom(e, err), refusalReason(err), r, newRequestID())
 	if err != nil {
 		return err
+	}
+	if p := pathUUIDs(r); p != nil {
+		return p
 	}
 	window, p := pollWindow(r.Header, false)
 	if p != nil {

@@ -53,7 +53,7 @@ type route struct {
 func to[Req, Resp any](method, path string, row *access.Row, status int, e rpc.Endpoint[Req, Resp]) route {
 	bind := bindingOf(reflect.TypeFor[Req]())
 	rt := route{method: method, path: path, row: row, endpoint: e.Describe(), status: status, maxBody: maxManagementBody}
-	if e.Service == "keys" {
+	if f := rt.face(); f == keysFace || f == consoleFace {
 		rt.maxBody = maxKeysBody
 	}
 	tell := headersOf(reflect.TypeFor[Resp]())

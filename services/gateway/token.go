@@ -221,7 +221,11 @@ func (v *tokenVerifier) fetch(ctx context.Context, now time.Time) {
 func (v *tokenVerifier) replace(set keys.JWKS, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.public, v.readAt, v.toldAt = publicKeys(set), now, now
+	if v.toldAt = now; len(set.Keys) == 0 { // not a set, so the next token makes us ask
+		v.readAt, v.triedAt = time.Time{}, time.Time{}
+		return
+	}
+	v.public, v.readAt = publicKeys(set), now
 }
 
 func publicKeys(set keys.JWKS) map[string]*ecdsa.PublicKey {
