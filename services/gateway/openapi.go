@@ -49,7 +49,7 @@ func Operations() []Operation {
 	var all []Operation
 	for _, r := range withMirrors(routes()) {
 		op := Operation{
-			Method: r.method, Path: r.path, Area: r.endpoint.Owner, Summary: r.endpoint.Doc, Row: r.row,
+			Method: r.method, Path: r.path, Area: r.endpoint.Owner, Summary: r.endpoint.Doc, Row: documented(r.row),
 			Input: r.endpoint.Input, Output: r.endpoint.Output, Status: r.status,
 			Trusted: r.row != nil && r.trusted(),
 		}
