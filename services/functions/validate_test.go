@@ -3,6 +3,7 @@ package functions
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,6 +144,8 @@ func TestBadBodiesNameTheirField(t *testing.T) {
 		{llmHead + `[{"name":"m","llmConfig":{}}]`, "models[0].llmConfig.uris"},
 		{llmHead + `[{"name":"m","llmConfig":{"uris":[""]}}]`, "models[0].llmConfig.uris"},
 		{llmHead + `[{"name":" ","llmConfig":{"uris":["/v1"]}}]`, "models[0].name"},
+		{llmHead + `[{"name":"m","uri":"a b","llmConfig":{"uris":["/v1"]}}]`, "models[0].uri"},
+		{llmHead + `[{"name":"m","uri":"https://h/m/zip","llmConfig":{"uris":["/v1"]}}]`, "models[0].uri"},
 		{llmHead + `[{"name":"m","llmConfig":{"uris":["/v1"],"tokenRateLimit":"5-Y"}}]`, "models[0].llmConfig.tokenRateLimit"},
 		{llmHead + `[{"name":"m","llmConfig":{"uris":["/v1"],"tokenRateLimit":"5-S,6-S"}}]`, "models[0].llmConfig.tokenRateLimit"},
 		{llmHead + `[{"name":"m","llmConfig":{"uris":["/v1"],"routingMethod":"sticky"}}]`, "models[0].llmConfig.routingMethod"},
@@ -190,6 +193,7 @@ func TestBadBodiesNameTheirField(t *testing.T) {
 		{`"idempotencyKey":"a\nb"`, "Idempotency-Key"},
 	}
 	require.GreaterOrEqual(t, len(cases), 60)
+	broken := map[string]bool{}
 	for _, c := range cases {
 		body := with(t, c.members)
 		_, err := check(t, body)
@@ -199,9 +203,22 @@ func TestBadBodiesNameTheirField(t *testing.T) {
 		for _, v := range p.Violations {
 			fields = append(fields, v.Field)
 			require.NotEmpty(t, v.Rule)
+			broken[v.Rule] = true
 		}
 		require.Contains(t, fields, c.field, "%.200s", body)
 	}
+	every := slices.Concat(texts(specRules), texts(healthRules), texts(environmentRules), texts(resourceRules), texts(llmModelRules),
+		texts(llmConfigRules), texts(telemetryRules), texts(rateRules), texts(secretRules))
+	for _, text := range every {
+		require.True(t, broken[text], "no case breaks the rule: %s", text)
+	}
+}
+
+func texts[T any](rules []rule[T]) (all []string) {
+	for _, r := range rules {
+		all = append(all, r.text)
+	}
+	return all
 }
 
 func TestGoodBodies(t *testing.T) {
