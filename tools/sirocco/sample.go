@@ -135,7 +135,7 @@ func (s *sample) ensure(ctx context.Context) error {
 
 // find looks for a sample that an earlier start made but did not live to remember.
 func (s *sample) find(ctx context.Context) (sampleRecord, error) {
-	list, err := bus.Call(ctx, s.conn, functions.List, functions.ListRequest{})
+	list, err := bus.Call(ctx, s.conn, functions.List, functions.ListRequest{Name: sampleName, Visibility: []string{"private"}})
 	if err != nil {
 		return sampleRecord{}, err
 	}
