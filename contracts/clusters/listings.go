@@ -221,7 +221,7 @@ type QuotaCluster struct {
 	Limit int    `json:"limit"`
 }
 
-// QuotaQuery asks for the rules of an account, for another service.
+// QuotaQuery asks for the rules of an account, for another service; without one, for those of all accounts.
 type QuotaQuery struct {
 	Account string `json:"account"`
 }

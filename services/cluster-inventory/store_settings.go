@@ -11,8 +11,8 @@ import (
 	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 )
 
-// maxRules bounds the quota rules of an account.
-const maxRules = 1000
+// maxRules bounds an answer with quota rules.
+const maxRules = 10_000
 
 func (s *store) clusterByID(ctx context.Context, t tx, id string) (c cluster, found bool, err error) {
 	rows, err := t.Query(ctx, `SELECT `+clusterColumns+` WHERE c.id = $1`, id)
@@ -37,9 +37,10 @@ func (s *store) configure(ctx context.Context, t tx, c cluster) error {
 	return nil
 }
 
+// rules lists those of an account; an empty one means all.
 func (s *store) rules(ctx context.Context, account string) ([]clusters.QuotaRule, error) {
 	rows, err := s.pool.Query(ctx, `SELECT id::text, account, gpu, clusters, quota FROM cluster_inventory.quota_rules
-		WHERE account = $1 ORDER BY gpu, id LIMIT $2`, account, maxRules)
+		WHERE $1 = '' OR account = $1 ORDER BY gpu, id LIMIT $2`, account, maxRules)
 	if err != nil {
 		return nil, fmt.Errorf("list quota rules: %w", err)
 	}

@@ -104,6 +104,9 @@ func (u *Deployments) deploy(ctx context.Context, req contract.CreateRequest, sp
 	if err != nil {
 		return none, err
 	}
+	if _, err := bus.Call(ctx, u.conn, functions.CheckArtifacts, functions.InternalRequest{VersionID: f.VersionID}); err != nil {
+		return none, err
+	}
 	d := u.fresh(f, specs, nodes.Nodes)
 	response := contract.Response{Deployment: answer(d)}
 	var taken bool

@@ -277,6 +277,28 @@ func TestQuotaIsAskedWheneverADeploymentGrows(t *testing.T) {
 	require.NoError(t, patch(other, 2), "less is never refused")
 }
 
+func TestQuotaHoldsBackWhatWorkRaises(t *testing.T) {
+	w := newWorld(t, node("n1", 8))
+	w.rules[account] = []clusters.QuotaRule{{ID: "r1", NCAID: account, GPU: "*", Limit: 1}}
+	w.start()
+	f, g := w.version(), w.version()
+	first := w.deploy(f, one(1, 2))
+	w.becomes(f, functions.Active)
+	w.launch()
+	w.deploy(g, one(0, 2))
+	_, err := bus.Call(t.Context(), w.conn, contract.Wake, contract.WakeRequest{VersionID: g.VersionID})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		d, err := w.get(g)
+		return err == nil && len(d.HealthInfo) == 1 && d.HealthInfo[0].Reason == "quota-limited"
+	}, soon, 5*time.Millisecond)
+	require.Empty(t, w.launches)
+	_, err = bus.Call(admin(t.Context()), w.conn, contract.Patch, contract.PatchRequest{DeploymentID: first.ID, ID: first.Specifications[0].ID, MinInstances: new(0)})
+	require.NoError(t, err)
+	w.end()
+	require.Equal(t, g.VersionID, w.launch().order.VersionID, "what is free again is used")
+}
+
 func TestTheMostSpecificRuleCounts(t *testing.T) {
 	t.Parallel()
 	rules := []clusters.QuotaRule{

@@ -2,6 +2,7 @@ package deployments
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/services/deployments/placement"
 )
 
 // quotaRules asks for the rules of an account.
@@ -38,6 +40,35 @@ func (u *Deployments) admit(ctx context.Context, t tx, d *deployment, rules []cl
 		}
 	}
 	return nil
+}
+
+// limited says why the next instance of a specification has to wait: the live instances of the account have used up what a
+// rule allows. A deployment is admitted by its minimums, so this is what holds back everything beyond them.
+func (r *Reconciler) limited(ctx context.Context, t tx, d *deployment, s *specification, all []clusters.QuotaRule) (*placement.Refusal, error) {
+	rules := slices.DeleteFunc(slices.Clone(all), func(r clusters.QuotaRule) bool { return r.NCAID != d.Account })
+	rule := ruleFor(rules, s)
+	if rule == nil {
+		return nil, nil
+	}
+	others, err := r.store.list(ctx, t, `WHERE account = $1 AND id <> $2`, d.Account, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	used := 0
+	for _, o := range append(others, d) {
+		for _, i := range o.live() {
+			if owner := o.spec(i.SpecID); owner != nil && i.useful() && ruleFor(rules, owner) == rule {
+				used += owner.GPUs
+			}
+		}
+	}
+	if used+s.GPUs <= rule.Limit {
+		return nil, nil
+	}
+	return &placement.Refusal{
+		Code:    "quota-limited",
+		Message: fmt.Sprintf("the GPU quota of the account for %s is used up: requested %d, used %d, limit %d (rule %s)", ruleName(*rule), s.GPUs, used, rule.Limit, rule.ID),
+	}, nil
 }
 
 func ruleName(r clusters.QuotaRule) string {

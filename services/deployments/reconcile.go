@@ -206,9 +206,10 @@ func (r *Reconciler) pass(ctx context.Context, ids []string) {
 	}
 }
 
-// fleet is one view of the nodes; err says why there is none.
+// fleet is one view of the nodes and of the quota of all accounts; err says why there is none.
 type fleet struct {
 	nodes  []clusters.Node
+	rules  []clusters.QuotaRule
 	byName map[placement.Node]clusters.Node
 	err    error
 }
@@ -217,7 +218,11 @@ func (r *Reconciler) look(ctx context.Context) fleet {
 	ctx, cancel := context.WithTimeout(ctx, askNodes)
 	defer cancel()
 	answer, err := bus.Call(ctx, r.conn, clusters.Nodes, clusters.NodesRequest{})
-	f := fleet{nodes: answer.Nodes, byName: map[placement.Node]clusters.Node{}, err: err}
+	quota := clusters.QuotaRules{}
+	if err == nil {
+		quota, err = bus.Call(ctx, r.conn, clusters.FindQuotaRules, clusters.QuotaQuery{})
+	}
+	f := fleet{nodes: answer.Nodes, rules: quota.Rules, byName: map[placement.Node]clusters.Node{}, err: err}
 	for _, n := range answer.Nodes {
 		f.byName[placement.Of(n)] = n
 		if n.State != clusters.NodeGone {
@@ -446,6 +451,16 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 	}
 	for _, s := range starts {
 		for range s.count {
+			limit, err := r.limited(ctx, t, d, s.spec, f.rules)
+			if err != nil {
+				return err
+			}
+			if limit != nil {
+				if err := r.unplaced(ctx, t, d, s.spec, nil, *limit); err != nil {
+					return err
+				}
+				break
+			}
 			placed, err := r.place(ctx, t, d, s.spec, usable, held, f.err, now)
 			if err != nil {
 				return err

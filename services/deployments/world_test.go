@@ -146,6 +146,7 @@ func (w *world) serveFunctions() (stop func()) {
 	fns := bus.NewServer(w.conn, "functions")
 	bus.Serve(fns, functions.Lookup, w.lookup)
 	bus.Serve(fns, functions.SetStatus, w.setStatus)
+	bus.Serve(fns, functions.CheckArtifacts, func(context.Context, functions.InternalRequest) (rpc.None, error) { return rpc.None{}, w.artifacts.err() })
 	return w.run(fns)
 }
 
@@ -212,7 +213,14 @@ func (w *world) listNodes(_ context.Context, r clusters.NodesRequest) (clusters.
 func (w *world) listRules(_ context.Context, r clusters.QuotaQuery) (clusters.QuotaRules, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return clusters.QuotaRules{Rules: w.rules[r.Account]}, nil
+	if r.Account != "" {
+		return clusters.QuotaRules{Rules: w.rules[r.Account]}, nil
+	}
+	var all clusters.QuotaRules
+	for _, rules := range w.rules {
+		all.Rules = append(all.Rules, rules...)
+	}
+	return all, nil
 }
 
 // join makes a node known and runs its agent.

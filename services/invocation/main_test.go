@@ -64,6 +64,7 @@ type world struct {
 	mu       sync.Mutex
 	versions map[string]functions.Function // by version id
 	facts    []event.Envelope
+	public   string // the id of the function that everybody may invoke
 }
 
 func newWorld(t *testing.T, nats *server.Server) *world {
@@ -115,11 +116,13 @@ func (w *world) resolve(_ context.Context, r functions.ResolveRequest) (function
 	answer := functions.ResolveResponse{FunctionID: r.FunctionID, Owner: r.Account}
 	known := false
 	for _, v := range w.versions {
-		if v.ID != r.FunctionID || v.NCAID != r.Account || r.VersionID != "" && v.VersionID != r.VersionID {
+		open := v.ID == w.public
+		if v.ID != r.FunctionID || v.NCAID != r.Account && !open || r.VersionID != "" && v.VersionID != r.VersionID {
 			continue
 		}
 		if known = true; v.Status != functions.Inactive {
-			answer.Targets = append(answer.Targets, functions.Target{VersionID: v.VersionID, Name: v.Name, Status: v.Status})
+			answer.Targets = append(answer.Targets, functions.Target{VersionID: v.VersionID, Name: v.Name, Status: v.Status, Public: open})
+			answer.Owner = v.NCAID
 		}
 	}
 	if !known {

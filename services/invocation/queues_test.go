@@ -180,6 +180,24 @@ func TestDepthOfWhatIsNotDeployedOrNotOnesOwn(t *testing.T) {
 	require.True(t, problem.HasCode(ask(key, v.ID, v.VersionID), problem.ResourceNotCovered))
 }
 
+func TestDepthOfAPublicFunctionIsForItsOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.NATS(t))
+	w.start()
+	v := w.deployed(uuid.NewString())
+	w.mu.Lock()
+	w.public = v.ID
+	w.mu.Unlock()
+	_, err := call(w, admin("bob"), contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
+	require.True(t, problem.HasCode(err, problem.IllegalState), "%v", err)
+	_, err = call(w, admin(account), contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
+	require.NoError(t, err)
+	super := admin("bob")
+	super.CrossAccount = true
+	_, err = call(w, super, contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
+	require.NoError(t, err)
+}
+
 // The service may be older or younger than NATS, and NATS may forget everything it has in memory at any time.
 func TestServiceOutlivesNATS(t *testing.T) {
 	t.Parallel()
