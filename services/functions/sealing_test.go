@@ -75,10 +75,14 @@ func TestSecretsOfTheFirstReleaseStillOpen(t *testing.T) {
 				sql  string
 				args []any
 			}{
-				{`INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at)
-					VALUES ($1, $1, 'nvcf-default', 'DEFAULT', 'INACTIVE', '{}', now(), now())`, []any{versionID}},
-				{`INSERT INTO functions.secrets (version_id, position, name, sealed) VALUES ($1, 1, 's', $2)`,
-					[]any{versionID, append([]byte{1}, aead.Seal(nil, nil, []byte(`"old"`), []byte(versionID+"/s"))...)}},
+				{
+					`INSERT INTO functions.versions (version_id, function_id, account, function_type, status, spec, created_at, updated_at)
+					VALUES ($1, $1, 'nvcf-default', 'DEFAULT', 'INACTIVE', '{}', now(), now())`,
+					[]any{versionID},
+				},
+				{`INSERT INTO functions.secrets (version_id, position, name, sealed) VALUES ($1, 1, 's', $2)`, []any{
+					versionID, append([]byte{1}, aead.Seal(nil, nil, []byte(`"old"`), []byte(versionID+"/s"))...),
+				}},
 				{`INSERT INTO functions.sealing_key (fingerprint, key) VALUES ($1, $2)`, []any{older[:6], value}},
 			} {
 				_, err := pool.Exec(t.Context(), row.sql, row.args...)
