@@ -4,10 +4,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
 func TestCreateAKeyForACaller(t *testing.T) {
@@ -97,4 +100,67 @@ func TestAnImageIsRemovedByItsReference(t *testing.T) {
 	got := sirocco(t, g, []string{"image", "remove", "reg.example:5000/a/b@sha256:0"})
 	require.Zero(t, got.code, got.err)
 	require.Equal(t, "/v2/nvcf/images?reference=reg.example%3A5000%2Fa%2Fb%40sha256%3A0", g.asked()[0].path)
+}
+
+func TestWhatAKeyReaches(t *testing.T) {
+	t.Parallel()
+	for flags, resources := range map[string]string{
+		"--entity":                       `[{"id":"*","type":"*"}]`,
+		"--all-functions --all-clusters": `[{"id":"*","type":"account-functions"},{"id":"*","type":"account-clusters"}]`,
+		"--function-version " + echoID + "/" + echoVersion: `[{"id":"` + echoID + `/` + echoVersion + `","type":"function"}]`,
+		"--cluster c --scope x":                            `[{"id":"c","type":"cluster"}]`,
+		"--for task":                                       `[{"id":"*","type":"account-tasks"}]`,
+	} {
+		g := newStandIn(t, map[string]http.HandlerFunc{"POST /v1/keys": answer(`{"id":"key-1","value":"nvapi-new"}`)})
+		got := sirocco(t, g, append([]string{"key", "create"}, strings.Fields(flags)...))
+		require.Zero(t, got.code, got.err)
+		require.Contains(t, g.asked()[0].body, `"resources":`+resources, flags)
+	}
+	g := newStandIn(t, nil)
+	require.Equal(t, exitUsage, sirocco(t, g, []string{"key", "create", "--for", "gpu"}).code)
+	require.NotZero(t, sirocco(t, g, []string{"key", "create", "--function-version", "echo"}).code)
+}
+
+const keyOfOnePolicy = `{"id":"k","status":"ACTIVE","issuer_service_id":"nvidia-cloud-functions-ncp-service-id-aketm","authorizations":{"policies":[
+	{"aud":"nvidia-cloud-functions-ncp-service-id-aketm","product":"nv-cloud-functions","resources":[{"id":"*","type":"account-functions"}],"scopes":["list_functions"]}]}}`
+
+func TestAChangeOfRightsKeepsTheRest(t *testing.T) {
+	t.Parallel()
+	g := newStandIn(t, map[string]http.HandlerFunc{
+		"GET /v1/keys/k": answer(keyOfOnePolicy), "PUT /v1/keys/k/authorizations": answer(keyOfOnePolicy), "PATCH /v1/keys/k": answer(keyOfOnePolicy),
+	})
+	got := sirocco(t, g, []string{"key", "update", "k", "--scope", "invoke_function", "--rate", "5", "--cidr", "", "--ttl", "1h"})
+	require.Zero(t, got.code, got.err)
+	asked := g.asked()
+	require.Len(t, asked, 3)
+	require.Contains(t, asked[1].body, `"resources":[{"id":"*","type":"account-functions"}],"scopes":["invoke_function"]`)
+	require.JSONEq(t, `{"rate_limit":{"rps":5},"allowed_cidrs":[],"expires_at":"2031-04-02T09:00:00.000Z"}`, asked[2].body)
+	require.Contains(t, got.out, "all functions")
+}
+
+// A key is looked for among the function keys first, and among the task keys when it is none of those.
+func TestAKeyOfTasksIsFound(t *testing.T) {
+	t.Parallel()
+	g := newStandIn(t, map[string]http.HandlerFunc{"DELETE /v1/keys/k": func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Key-Issuer-Service") == "nvct-api" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		refuse(problem.New(problem.NotFound, "Key: Not found"))(w, r)
+	}})
+	require.Zero(t, sirocco(t, g, []string{"key", "revoke", "k"}).code)
+	require.Len(t, g.asked(), 2)
+}
+
+func TestExplainAKey(t *testing.T) {
+	t.Parallel()
+	g := newStandIn(t, map[string]http.HandlerFunc{"POST /v1/keys/explain": answer(
+		`{"allowed":false,"required_scopes":["deploy_function","list_functions"],"compatible_resource_types":["account-functions/*"],"reason":"scope_missing","rule":"deployment.write","detail":"d"}`)})
+	got := sirocco(t, g, []string{"key", "explain", "--method", "post", "--path", "/x"}, env("SIROCCO_API_KEY", "nvapi-mine"))
+	require.Equal(t, exitRefused, got.code)
+	require.JSONEq(t, `{"key":"nvapi-mine","method":"POST","path":"/x"}`, g.asked()[0].body)
+	require.Contains(t, got.out, "deployment.write")
+	require.Contains(t, got.err, "--scope deploy_function --scope list_functions --all-functions")
+	require.NotContains(t, got.out+got.err, "nvapi-mine")
+	require.Equal(t, exitUsage, sirocco(t, g, []string{"key", "explain", "--path", "/x"}).code, "no key")
 }

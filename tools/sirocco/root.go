@@ -124,7 +124,7 @@ Exit codes:
 		newUp(), newLoadtester(), newStatus(s), newEvents(s), newAudit(s), newVersion(s),
 		newFunction(s), newDeployment(s), newSecret(s), newTelemetry(s), newRegistry(s), newAsset(s), newImage(s), newApply(s), newExplain(s),
 		newCluster(s), newQuota(s), newAccount(s),
-		newKey(s), newLogin(s), newLogout(s), newWhoami(s), newUser(s), newApp(s), newRule(s),
+		newKey(s), newAdmin(s), newLogin(s), newLogout(s), newWhoami(s), newUser(s), newApp(s), newRule(s),
 	)
 	explainUsage(root)
 	return root
