@@ -299,3 +299,48 @@ func TestCLIResources(t *testing.T) {
 	soon(t, 30*time.Second, "decisions are recorded", func() bool { return strings.Contains(c.does("audit", "keys", "--limit", "20"), "allow") })
 	c.does("function", "delete", "with-things")
 }
+
+// TestCLILogin signs in as a person and as an application, on a platform with an administrator of its own.
+func TestCLILogin(t *testing.T) {
+	const password = "cli-e2e-Passw0rd"
+	remember(password)
+	p := up(t, []string{"--no-sample"}, "SIROCCO_ADMIN_USER=root@corp.example", "SIROCCO_ADMIN_PASSWORD="+password)
+	c := cli{t: t, url: p.URL, home: t.TempDir()}
+	require.Contains(t, c.fails(4, "user", "list"), "sirocco login")
+	c.fails(1, "login", "root@corp.example", "--password-file", c.file("wrong", "nonsense\n"))
+	c.does("login", "root@corp.example", "--password-file", c.file("right", password+"\n"))
+	require.Contains(t, c.does("whoami"), "root@corp.example")
+
+	first := remember(strings.TrimSpace(c.does("user", "create", "ops@corp.example")))
+	c.does("rule", "create", "ops@corp.example", "--role", "6")
+	require.Contains(t, c.does("rule", "list"), "Viewer")
+	secret := remember(strings.TrimSpace(c.does("app", "create", "ci-deployer")))
+	c.does("account", "create", "team-vision", "--name", "team-vision")
+	c.does("function", "create", "shared", "--image", "docker.io/e2e/shared:1", "--inference-url", "/", "--health-uri", "/health")
+	require.Contains(t, c.does("function", "share", "shared", "team-vision"), "team-vision")
+	require.Contains(t, c.does("function", "unshare", "shared", "--all"), "nobody")
+	require.Contains(t, c.does("admin", "signing-keys"), "current")
+
+	ops := cli{t: t, url: p.URL, home: t.TempDir()}
+	ops.does("login", "ops@corp.example", "--password-file", ops.file("pw", first+"\n"))
+	require.Contains(t, ops.does("function", "list"), "shared", "a viewer sees")
+	ops.fails(4, "function", "delete", "shared")
+	ops.fails(4, "user", "list")
+
+	program := cli{t: t, url: p.URL, home: t.TempDir()}
+	program.does("login", "--app", "ci-deployer", "--password-file", program.file("pw", secret+"\n"))
+	program.does("function", "list")
+	var apps []struct {
+		ID string `json:"id"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(c.does("app", "list", "-o", "json")), &apps))
+	require.Len(t, apps, 1)
+	c.does("app", "disable", apps[0].ID)
+	soon(t, 30*time.Second, "a disabled application is refused", func() bool {
+		_, errs, code := sirocco(t, program.url, program.home, "function", "list")
+		return code == 4 && strings.Contains(errs, "login")
+	})
+	c.does("logout")
+	require.Contains(t, c.does("whoami"), "minted by this command")
+	require.Contains(t, c.does("logout"), "nobody was signed in")
+}
