@@ -79,7 +79,9 @@ type CreateRequest struct {
 	FunctionID string `json:"functionId" path:"functionId"`
 	VersionID  string `json:"versionId" path:"versionId"`
 	// IdempotencyKey makes a repeated POST answer what the first one did, for 24 hours.
-	IdempotencyKey string          `json:"idempotencyKey,omitempty" header:"Idempotency-Key"`
+	IdempotencyKey string `json:"idempotencyKey,omitempty" header:"Idempotency-Key"`
+	// IfMatch makes a PUT happen only to what an earlier answer had in its ETag.
+	IfMatch        string          `json:"ifMatch,omitempty" header:"If-Match"`
 	Specifications []Specification `json:"deploymentSpecifications"`
 }
 
@@ -96,6 +98,7 @@ type DeleteRequest struct {
 	Graceful   bool   `json:"graceful" query:"graceful"`
 	// GracePeriod bounds a graceful drain: an ISO-8601 duration or a number of seconds; PT0S is a forced undeploy.
 	GracePeriod string `json:"gracePeriod,omitempty" query:"gracePeriod"`
+	IfMatch     string `json:"ifMatch,omitempty" header:"If-Match"`
 }
 
 // IDRequest is GET /v2/nvcf/deployments/{deploymentId}.
@@ -120,11 +123,14 @@ type PatchRequest struct {
 	MaxInstances      *int            `json:"maxInstances"`
 	Autoscaling       json.RawMessage `json:"autoscalingConfiguration"`
 	AutoscalingPolicy string          `json:"autoscalingConfigurationPolicy"`
+	IfMatch           string          `json:"ifMatch,omitempty" header:"If-Match"`
 }
 
 // Response holds one deployment.
 type Response struct {
 	Deployment Deployment `json:"deployment"`
+	// ETag names what was asked for, for If-Match.
+	ETag string `json:"etag,omitempty" header:"ETag"`
 }
 
 // ListResponse holds the deployments of the account that are busy or failed; NextCursor is there when more may follow.
@@ -136,6 +142,7 @@ type ListResponse struct {
 // PatchResponse holds one specification.
 type PatchResponse struct {
 	Specification Specification `json:"gpuSpecification"`
+	ETag          string        `json:"etag,omitempty" header:"ETag"`
 }
 
 // InstancesRequest asks for the instances of one version, for the details view of functions.

@@ -108,7 +108,7 @@ func (u *Deployments) deploy(ctx context.Context, req contract.CreateRequest, sp
 		return none, err
 	}
 	d := u.fresh(f, specs, nodes.Nodes)
-	response := contract.Response{Deployment: answer(d)}
+	response := respond(d)
 	var taken bool
 	err = u.store.tx(ctx, func(t tx) error {
 		return u.store.answers.Once(ctx, t, keyOf(ctx, req), u.clock.Now(), &response, func() error {
@@ -341,6 +341,9 @@ func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (
 	var d *deployment
 	err = u.change(ctx, found.ID, func(t tx, locked *deployment) (bool, error) {
 		d = locked
+		if err := d.unchanged(req.IfMatch); err != nil {
+			return false, err
+		}
 		pairs, err := paired(d, req.Specifications)
 		if err != nil {
 			return false, err
@@ -366,7 +369,7 @@ func (u *Deployments) Replace(ctx context.Context, req contract.CreateRequest) (
 	if err != nil {
 		return none, err
 	}
-	return contract.Response{Deployment: answer(d)}, nil
+	return respond(d), nil
 }
 
 // paired finds the stored specification of each one sent.
@@ -439,9 +442,13 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 			return none, err
 		}
 	}
+	var patched *deployment
 	var s *specification
 	err = u.change(ctx, found.ID, func(t tx, d *deployment) (bool, error) {
-		s = d.spec(id)
+		if err := d.unchanged(req.IfMatch); err != nil {
+			return false, err
+		}
+		patched, s = d, d.spec(id)
 		low, high := s.minimum(), s.maximum()
 		if req.MinInstances != nil {
 			low = *req.MinInstances
@@ -471,7 +478,7 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 	if err != nil {
 		return none, err
 	}
-	return contract.PatchResponse{Specification: s.Specification}, nil
+	return contract.PatchResponse{Specification: s.Specification, ETag: patched.etag()}, nil
 }
 
 func validPatch(req contract.PatchRequest, policy string) error {
@@ -564,6 +571,9 @@ func (u *Deployments) Delete(ctx context.Context, req contract.DeleteRequest) (f
 		if d == nil || !d.visible() || d.Teardown == graceful && how == graceful {
 			return noDeployment(req.VersionID)
 		}
+		if err := d.unchanged(req.IfMatch); err != nil {
+			return err
+		}
 		was, found = d.Status, d
 		return beginTeardown(ctx, t, u.store, u.journal, d, how, grace, u.clock.Now().Truncate(time.Microsecond))
 	})
@@ -623,7 +633,7 @@ func (u *Deployments) Get(ctx context.Context, req contract.VersionRequest) (con
 	if err != nil {
 		return contract.Response{}, err
 	}
-	return contract.Response{Deployment: answer(d)}, nil
+	return respond(d), nil
 }
 
 // GetByID answers with one deployment.
@@ -635,7 +645,7 @@ func (u *Deployments) GetByID(ctx context.Context, req contract.IDRequest) (cont
 	if err != nil {
 		return contract.Response{}, err
 	}
-	return contract.Response{Deployment: answer(d)}, nil
+	return respond(d), nil
 }
 
 // Instances answers with the live instances of a version, for other services.

@@ -591,3 +591,32 @@ func TestWhatABetterSpecificationHasNoRoomForGoesToTheNext(t *testing.T) {
 	w.quiet(f)
 	require.Equal(t, "ACTIVE", w.path(f.VersionID))
 }
+
+func TestIfMatchLetsOneOfTwoWritersWin(t *testing.T) {
+	w := newWorld(t, node("n1", 4))
+	w.start()
+	f := w.version()
+	ctx := admin(t.Context())
+	made, err := bus.Call(ctx, w.conn, contract.Create, contract.CreateRequest{FunctionID: f.ID, VersionID: f.VersionID, Specifications: []contract.Specification{one(0, 2)}})
+	require.NoError(t, err)
+	read, err := bus.Call(ctx, w.conn, contract.Get, contract.VersionRequest{FunctionID: f.ID, VersionID: f.VersionID})
+	require.NoError(t, err)
+	require.Equal(t, made.ETag, read.ETag)
+	patch := func(tag string, high int) (contract.PatchResponse, error) {
+		return bus.Call(ctx, w.conn, contract.Patch, contract.PatchRequest{DeploymentID: made.Deployment.ID, ID: made.Deployment.Specifications[0].ID, MaxInstances: &high, IfMatch: tag})
+	}
+	first, err := patch(made.ETag, 3)
+	require.NoError(t, err)
+	require.NotEqual(t, made.ETag, first.ETag)
+	_, err = patch(made.ETag, 4)
+	require.True(t, problem.HasCode(err, problem.PreconditionFailed), "%v", err)
+	_, err = bus.Call(ctx, w.conn, contract.Replace, contract.CreateRequest{FunctionID: f.ID, VersionID: f.VersionID, IfMatch: made.ETag, Specifications: []contract.Specification{{MinInstances: new(0), MaxInstances: new(4)}}})
+	require.True(t, problem.HasCode(err, problem.PreconditionFailed), "%v", err)
+	_, err = bus.Call(ctx, w.conn, contract.Delete, contract.DeleteRequest{FunctionID: f.ID, VersionID: f.VersionID, IfMatch: made.ETag})
+	require.True(t, problem.HasCode(err, problem.PreconditionFailed), "%v", err)
+	again, err := patch(first.ETag, 3)
+	require.NoError(t, err)
+	require.Equal(t, first.ETag, again.ETag, "equal values change nothing")
+	_, err = patch("*", 4)
+	require.NoError(t, err)
+}

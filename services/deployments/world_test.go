@@ -83,6 +83,8 @@ type world struct {
 	rules     map[string][]clusters.QuotaRule
 	public    map[string]bool
 	queues    map[string]bool
+	// gone is what the functions service says of versions whose artifacts cannot be had any more.
+	gone map[string]error
 	// interrupt, when it is set, is asked at each step of the others' work; an error is an answer that never comes.
 	interrupt func(step string) error
 	// onLaunch and onEnd are what agents do with orders.
@@ -146,7 +148,11 @@ func (w *world) serveFunctions() (stop func()) {
 	fns := bus.NewServer(w.conn, "functions")
 	bus.Serve(fns, functions.Lookup, w.lookup)
 	bus.Serve(fns, functions.SetStatus, w.setStatus)
-	bus.Serve(fns, functions.CheckArtifacts, func(context.Context, functions.InternalRequest) (rpc.None, error) { return rpc.None{}, w.artifacts.err() })
+	bus.Serve(fns, functions.CheckArtifacts, func(_ context.Context, r functions.InternalRequest) (rpc.None, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return rpc.None{}, w.gone[r.VersionID]
+	})
 	return w.run(fns)
 }
 
