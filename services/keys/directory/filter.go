@@ -79,7 +79,7 @@ func (l listing) filter(q *query, field string, comparisons []string) error {
 	}
 	for _, c := range comparisons {
 		m := comparison.FindStringSubmatch(strings.TrimSpace(c))
-		if m == nil || !slices.Contains(l.operators, m[2]) {
+		if len(m) == 0 || !slices.Contains(l.operators, m[2]) {
 			return invalid(field, "must be comparisons such as %s==value, with one of %s", l.filters[0], strings.Join(l.operators, " "))
 		}
 		if !slices.Contains(l.filters, m[1]) {

@@ -272,5 +272,3 @@ func (s *site) newUser(t testing.TB, by caller, email string) (id, password stri
 func (s *site) granted(grant, result string) float64 {
 	return testutil.ToFloat64(s.dir.grants.WithLabelValues(grant, result))
 }
-
-func ptr[T any](v T) *T { return &v }

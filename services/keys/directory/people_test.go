@@ -43,7 +43,7 @@ func TestUsers(t *testing.T) {
 	require.Empty(t, names(contract.UserFilter{Search: "%"}, contract.Page{}))
 	byAge := contract.Page{SortBy: "creationTime", SortOrder: "desc"}
 	require.Equal(t, []string{"Cleo@other.example", "bob@corp.example", "ann@corp.example", root}, names(contract.UserFilter{}, byAge))
-	byAge.Offset, byAge.Limit = ptr(1), ptr(2)
+	byAge.Offset, byAge.Limit = new(1), new(2)
 	require.Equal(t, []string{"bob@corp.example", "ann@corp.example"}, names(contract.UserFilter{}, byAge))
 	require.Equal(t, 2, call(t, admin, contract.CountUsers, contract.UserFilter{Filter: []string{"username=@@corp.example"}, FilterBy: []string{"createdBy==" + root}}).Count)
 
@@ -55,18 +55,22 @@ func TestUsers(t *testing.T) {
 
 	for field, req := range map[string][]contract.ListUsersRequest{
 		"filterBy": {
-			{UserFilter: contract.UserFilter{FilterBy: []string{"username"}}}, {UserFilter: contract.UserFilter{FilterBy: []string{"password==x"}}},
-			{UserFilter: contract.UserFilter{FilterBy: []string{"username!=x"}}}, {UserFilter: contract.UserFilter{FilterBy: []string{"lastLogin=@2031"}}},
-			{UserFilter: contract.UserFilter{FilterBy: []string{"lastLogin==yesterday"}}}, {UserFilter: contract.UserFilter{FilterBy: []string{"isLocal==1"}}},
-			{UserFilter: contract.UserFilter{FilterBy: []string{"username==" + strings.Repeat("x", 300)}}}, {UserFilter: contract.UserFilter{FilterBy: make([]string, 21)}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"username"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"password==x"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"username!=x"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"lastLogin=@2031"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"lastLogin==yesterday"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"isLocal==1"}}},
+			{UserFilter: contract.UserFilter{FilterBy: []string{"username==" + strings.Repeat("x", 300)}}},
+			{UserFilter: contract.UserFilter{FilterBy: make([]string, 21)}},
 			{UserFilter: contract.UserFilter{FilterBy: []string{"username==\x00"}}},
 		},
 		"filter":    {{UserFilter: contract.UserFilter{Filter: []string{"x"}}}},
 		"search":    {{UserFilter: contract.UserFilter{Search: strings.Repeat("x", 300)}}},
 		"sortBy":    {{Page: contract.Page{SortBy: "email; DROP TABLE"}}},
 		"sortOrder": {{Page: contract.Page{SortOrder: "up"}}},
-		"offset":    {{Page: contract.Page{Offset: ptr(-1)}}},
-		"limit":     {{Page: contract.Page{Limit: ptr(0)}}, {Page: contract.Page{Limit: ptr(501)}}},
+		"offset":    {{Page: contract.Page{Offset: new(-1)}}},
+		"limit":     {{Page: contract.Page{Limit: new(0)}}, {Page: contract.Page{Limit: new(501)}}},
 	} {
 		for _, r := range req {
 			require.Equal(t, field, refused(t, admin, 400, contract.ListUsers, r).Violations[0].Field)
@@ -172,11 +176,11 @@ func TestApplications(t *testing.T) {
 
 	tokens := call(t, s.anonymous(), contract.Grant, appGrant(made.ClientID, made.Secret))
 	require.NotNil(t, call(t, admin, contract.GetApplication, contract.SubjectRequest{ID: made.ID}).LastLogin)
-	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: made.ID, Enabled: ptr(false)})
+	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: made.ID, Enabled: new(false)})
 	require.True(t, s.withdrawn(t, tokens.AccessToken))
 	refused(t, s.anonymous(), 401, contract.Grant, appGrant(made.ClientID, made.Secret))
 	refused(t, s.as(t, tokens.AccessToken), 403, contract.ListUsers, contract.ListUsersRequest{})
-	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: made.ID, Enabled: ptr(true)})
+	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: made.ID, Enabled: new(true)})
 	again := call(t, s.anonymous(), contract.Grant, appGrant(made.ClientID, made.Secret))
 	require.False(t, s.withdrawn(t, again.AccessToken))
 	renewed := call(t, admin, contract.RenewSecret, contract.SubjectRequest{ID: made.ID})
@@ -198,7 +202,7 @@ func TestApplications(t *testing.T) {
 	require.Equal(t, "enabled", refused(t, admin, 400, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: made.ID}).Violations[0].Field)
 	for _, id := range []string{"", "app-123", uuid.NewString()} {
 		refused(t, admin, 404, contract.GetApplication, contract.SubjectRequest{ID: id})
-		refused(t, admin, 404, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: id, Enabled: ptr(true)})
+		refused(t, admin, 404, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: id, Enabled: new(true)})
 		refused(t, admin, 404, contract.DeleteApplication, contract.SubjectRequest{ID: id})
 		refused(t, admin, 404, contract.RenewSecret, contract.SubjectRequest{ID: id})
 	}
@@ -322,7 +326,7 @@ func TestRules(t *testing.T) {
 	all := list(contract.Page{})
 	require.Equal(t, 4, all.TotalRecords)
 	require.Equal(t, 4, all.DisplayRecords)
-	part := list(contract.Page{Limit: ptr(1), Offset: ptr(1), SortBy: "roleName", SortOrder: "asc"})
+	part := list(contract.Page{Limit: new(1), Offset: new(1), SortBy: "roleName", SortOrder: "asc"})
 	require.Equal(t, 4, part.TotalRecords)
 	require.Equal(t, 1, part.DisplayRecords)
 	for comparison, want := range map[string]int{

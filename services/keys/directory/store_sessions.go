@@ -56,9 +56,9 @@ func (s *Store) refreshToken(ctx context.Context, digest []byte) (*refreshToken,
 	}, "read refresh token")
 }
 
-// open writes a session down. make signs its tokens for the subject as it is in this transaction, and returns the
+// open writes a session down. sign makes its tokens for the subject as it is in this transaction, and returns the
 // scopes that they carry.
-func (s *Store) open(ctx context.Context, of session, t refreshToken, make func(subject) ([]access.Scope, error)) error {
+func (s *Store) open(ctx context.Context, of session, t refreshToken, sign func(subject) ([]access.Scope, error)) error {
 	err := s.tx(ctx, func(tx pgx.Tx) error {
 		who, err := lockSubject(ctx, tx, of, t.issuedAt)
 		if err != nil {
@@ -73,7 +73,7 @@ func (s *Store) open(ctx context.Context, of session, t refreshToken, make func(
 				return errReplayed
 			}
 		}
-		scopes, err := make(*who)
+		scopes, err := sign(*who)
 		if err != nil {
 			return err
 		}

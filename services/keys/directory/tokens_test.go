@@ -127,7 +127,7 @@ func TestWrongCredentialsLookAlike(t *testing.T) {
 	admin := s.root(t)
 	app := call(t, admin, contract.CreateApplication, contract.CreateApplicationRequest{Name: "robot"})
 	disabled := call(t, admin, contract.CreateApplication, contract.CreateApplicationRequest{Name: "resting"})
-	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: disabled.ID, Enabled: ptr(false)})
+	call(t, admin, contract.UpdateApplication, contract.UpdateApplicationRequest{ID: disabled.ID, Enabled: new(false)})
 
 	person := func(name, password string) contract.GrantRequest {
 		return contract.GrantRequest{GrantType: contract.PasswordGrant, Username: name, Password: password}
@@ -161,8 +161,8 @@ func TestWorkIsTheSameForUnknownNames(t *testing.T) {
 	h := newHasher()
 	stored, err := h.hash(t.Context(), "secret")
 	require.NoError(t, err)
-	real, _, _, _ := decodeHash(stored)
-	require.Equal(t, c, real)
+	actual, _, _, _ := decodeHash(stored)
+	require.Equal(t, c, actual)
 	require.True(t, h.matches("secret", stored))
 	require.False(t, h.matches("secret ", stored))
 	require.False(t, h.matches("", nobodys))
