@@ -94,7 +94,10 @@ func TestConsoleTokenIgnoresEveryCredentialAndEveryCase(t *testing.T) {
 		`{"grantType":"refresh_token","refreshtoken":"r","clientID":"a"}`:            {GrantType: "refresh_token", RefreshToken: "r", ClientID: "a"},
 	} {
 		for _, headers := range [][]string{
-			nil, {"Authorization", "Bearer bogus"}, {"Authorization", "Basic !!!"}, {"Authorization", "nonsense", "Host", "console.corp.example"},
+			nil,
+			{"Authorization", "Bearer bogus"},
+			{"Authorization", "Basic !!!"},
+			{"Authorization", "nonsense", "Host", "console.corp.example"},
 			{"Content-Type", "application/x-www-form-urlencoded"},
 		} {
 			r := do(t, c, request(t, "POST", s.url+"/api/v1/token", strings.NewReader(body), headers...))
