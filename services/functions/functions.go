@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -83,6 +84,15 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 	if err := fits(v.spec, r.Secrets); err != nil {
 		return none, err
 	}
+	var answer contract.FunctionResponse
+	once := store.Key{Scope: "create " + caller.Account, Request: r}
+	if caller.CoversFunction(true, strings.ToLower(r.FunctionID), "") { // an answer is for those who might have made the request
+		once.Key = r.IdempotencyKey
+	}
+	found, err := f.idempotency.Recall(ctx, f.store.pool, once, f.now(), &answer)
+	if found || err != nil {
+		return answer, repeated(err)
+	}
 	// Clients see milliseconds (§1.1); keeping more would order versions by what nobody can read.
 	v.createdAt = f.now().UTC().Truncate(time.Millisecond)
 	v.updatedAt = v.createdAt
@@ -103,8 +113,6 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 	if err != nil {
 		return none, err
 	}
-	once := store.Key{Scope: "create " + caller.Account, Key: r.IdempotencyKey, Request: r}
-	var answer contract.FunctionResponse
 	err = f.store.change(ctx, func(u unit) error {
 		v := v // the transaction may run again
 		return f.idempotency.Once(ctx, u.tx, once, f.now(), &answer, func() error {
@@ -129,10 +137,15 @@ func (f *Functions) Create(ctx context.Context, r contract.CreateRequest) (contr
 			return f.spread(ctx, u, siblings, sharedBy(v.spec))
 		})
 	})
+	return answer, repeated(err)
+}
+
+// repeated tells a client that its idempotency key stands for another request.
+func repeated(err error) error {
 	if errors.Is(err, store.ErrKeyReused) {
-		return none, problem.New(problem.Unprocessable, "the Idempotency-Key was used for another request; choose a new one")
+		return problem.New(problem.Unprocessable, "the Idempotency-Key was used for another request; choose a new one")
 	}
-	return answer, err
+	return err
 }
 
 // functionsAllowed is how many functions the account may have, 0 for any number. A further version needs no such look, and

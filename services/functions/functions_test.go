@@ -710,11 +710,13 @@ func TestConcurrentWriters(t *testing.T) {
 	all.Wait()
 	require.Len(t, deleted, writers*rounds)
 	require.Equal(t, writers*rounds, missing, "of two deletes one finds nothing")
-	w.story(w.create("", minimal()).VersionID, 1) // events come in order, so all the others are here
 	for version, times := range deleted {
 		require.Equal(t, 1, times)
 		types, _ := w.story(version, 2)
 		require.Equal(t, contract.Created.Type(), types[0])
+		if types[1] != contract.Deleted.Type() { // it had moved before
+			types, _ = w.story(version, 3)
+		}
 		require.Equal(t, contract.Deleted.Type(), types[len(types)-1])
 	}
 	left, err := call(w, admin(), contract.ListVersions, contract.ListVersionsRequest{FunctionID: fn.ID})

@@ -126,7 +126,7 @@ func TestSecretsFit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	spec := minimal()
-	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: quoted(6<<20-40_000)}}
+	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: quoted(6<<20 - 40_000)}}
 	fn := w.create("", spec)
 	err := w.put(admin(), fn, `[{"name":"a","value":`+quoted(30_000)+`}]`)
 	require.NoError(t, err)
