@@ -183,21 +183,24 @@ func (s *Store) standing(ctx context.Context, ownerID, serviceID, clusterID stri
 // create inserts a key under the first hash that draw finds free, and records its event. The lock on owner and service
 // keeps two creations from both taking the last slot; whoever does not get it at once is refused, not queued.
 func (s *Store) create(ctx context.Context, tx pgx.Tx, r *record, limit int, draw func(*record) error) error {
-	var locked bool
-	if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).Scan(&locked); err != nil {
-		return fmt.Errorf("create key: %w", err)
-	}
-	if !locked {
-		return errBusy
-	}
-	if err := lockOwner(ctx, tx, r); err != nil {
-		return err
-	}
+	var locked, ownerSuspended bool
 	var live int
-	err := tx.QueryRow(ctx, `SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt, r.clusterID).Scan(&live)
-	switch {
-	case err != nil:
+	// One journey for all four; each statement sees what was committed before it ran, so the count is right under the lock.
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&locked) })
+	batch.Queue(makeOwner, ownerUser, r.ownerID, r.account, r.createdAt)
+	batch.Queue(holdOwner, ownerUser, r.ownerID).QueryRow(func(row pgx.Row) error { return row.Scan(&r.account, &ownerSuspended) })
+	batch.Queue(`SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt, r.clusterID).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&live) })
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("create key: %w", err)
+	}
+	switch {
+	case !locked:
+		return errBusy
+	case ownerSuspended:
+		return errSuspended
 	case live >= limit:
 		return errFull
 	}
@@ -208,20 +211,20 @@ func createLock(ownerID, serviceID string) string {
 	return "sirocco.keys.create\x1f" + serviceID + "\x1f" + ownerID
 }
 
-// lockOwner makes the owner on its first key, takes its account over, and keeps it from being suspended meanwhile.
+// An owner is made with its first key, which takes its account over, and is kept from being suspended meanwhile.
+const (
+	makeOwner = `INSERT INTO keys.owners (owner_type, owner_id, account, status_updated_at, created_at) VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING`
+	holdOwner = `SELECT account, status = 'SUSPENDED' FROM keys.owners WHERE owner_type = $1 AND owner_id = $2 FOR SHARE`
+)
+
+// lockOwner keeps the owner of a key from being suspended meanwhile.
 func lockOwner(ctx context.Context, tx pgx.Tx, r *record) error {
-	_, err := tx.Exec(ctx, `INSERT INTO keys.owners (owner_type, owner_id, account, status_updated_at, created_at)
-		VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING`, ownerUser, r.ownerID, r.account, r.createdAt)
-	if err != nil {
-		return err
-	}
 	var suspended bool
-	err = tx.QueryRow(ctx, `SELECT account, status = 'SUSPENDED' FROM keys.owners WHERE owner_type = $1 AND owner_id = $2 FOR SHARE`,
-		ownerUser, r.ownerID).Scan(&r.account, &suspended)
-	if err != nil {
-		return err
-	}
-	if suspended {
+	err := tx.QueryRow(ctx, holdOwner, ownerUser, r.ownerID).Scan(&r.account, &suspended)
+	switch {
+	case err != nil:
+		return fmt.Errorf("lock owner: %w", err)
+	case suspended:
 		return errSuspended
 	}
 	return nil
