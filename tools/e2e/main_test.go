@@ -148,7 +148,7 @@ func common(t *testing.T) *platform {
 	t.Helper()
 	needBinaries(t)
 	shared.once.Do(func() {
-		p, err := newPlatform([]string{"--no-sample"})
+		p, err := newPlatform([]string{"--no-sample"}, "SIROCCO_ADMIN_USER="+firstAdmin, "SIROCCO_ADMIN_PASSWORD="+firstPassword)
 		if err == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()

@@ -104,6 +104,9 @@ func (s schemas) member(f field) object {
 	if text := s.comments.members[typeName(f.owner)+"."+f.json()]; text != "" && schema["$ref"] == nil {
 		schema["description"] = text
 	}
+	if s.http && f.Type.Kind() == reflect.Pointer && !strings.Contains(f.Tag.Get("json"), ",omit") && schema["$ref"] == nil {
+		schema["nullable"] = true // it is there, and null says that there is no value
+	}
 	return schema
 }
 
