@@ -131,7 +131,7 @@ func TestArtifactsAreHeldAgainstTheirRegistry(t *testing.T) {
 			requireProblem(t, create(h.image("team/echo:2")), problem.NotFound, "Account 'nvcf-default', function id '", "CONTAINER", "Not found", h.host)
 			requireProblem(t, create(h.chart("charts/other:1")), problem.NotFound, "HELM", "Not found")
 			for status, code := range map[int]problem.Code{403: problem.Forbidden, 429: problem.TooManyRequests, 500: problem.Upstream, 503: problem.Upstream} {
-				h.answers.Store(int32(status)) //nolint:gosec // a status
+				h.answers.Store(int32(status))
 				requireProblem(t, create(h.image("team/echo:1")), code, h.host)
 			}
 			for _, line := range w.logs.All() {
@@ -217,7 +217,7 @@ func TestCredentialsAreTried(t *testing.T) {
 			})
 			requireProblem(t, err, problem.Unauthorized, h.host)
 			for status, code := range map[int]problem.Code{400: problem.BadRequest, 403: problem.Forbidden, 500: problem.Upstream} {
-				h.answers.Store(int32(status)) //nolint:gosec // a status
+				h.answers.Store(int32(status))
 				request.Secret = loginSecret("another", houseUser, housePassword)
 				_, err = call(w, admin(), contract.CreateRegistryCredential, contract.CreateRegistryCredentialRequest{NewRegistryCredential: request})
 				requireProblem(t, err, code, h.host)

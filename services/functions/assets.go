@@ -28,15 +28,16 @@ type AssetConfig struct {
 	// PublicURL is how clients reach the gateway, such as https://api.corp.example; when it is empty, addresses are made
 	// from what the client called the gateway.
 	PublicURL string `env:"SIROCCO_PUBLIC_URL"`
-	// MaxBytes bounds one asset, 1 GiB by default, and StoreBytes all of them, 16 GiB, in the platform's own store.
-	MaxBytes   int64 `env:"SIROCCO_ASSET_MAX_BYTES"`
-	StoreBytes int64 `env:"SIROCCO_OBJECTS_MAX_BYTES"`
-	// MaxAssets bounds the assets of one account, so that their list fits into an answer; the default is 10000.
-	MaxAssets int `env:"SIROCCO_ASSETS_MAX"`
+	// MaxBytes bounds one asset in the platform's own store.
+	MaxBytes int64 `env:"SIROCCO_ASSET_MAX_BYTES" envDefault:"1073741824"`
+	// StoreBytes bounds all assets together there.
+	StoreBytes int64 `env:"SIROCCO_OBJECTS_MAX_BYTES" envDefault:"17179869184"`
+	// MaxAssets bounds the assets of one account, so that their list fits into an answer.
+	MaxAssets int `env:"SIROCCO_ASSETS_MAX" envDefault:"10000"`
 	S3        objects.S3Config
 }
 
-// complete puts the defaults in the place of what nobody set.
+// complete puts the defaults in the place of what is not positive.
 func (c AssetConfig) complete() AssetConfig {
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = 1 << 30

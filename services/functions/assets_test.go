@@ -115,11 +115,15 @@ func TestAssetRules(t *testing.T) {
 	w := newWorldWith(t, Config{Assets: AssetConfig{MaxAssets: 1}})
 	for field, r := range map[string][]contract.CreateAssetRequest{
 		"contentType": {
-			{Description: "d"}, {ContentType: "image", Description: "d"}, {ContentType: "image/png\r\nX: y", Description: "d"},
+			{Description: "d"},
+			{ContentType: "image", Description: "d"},
+			{ContentType: "image/png\r\nX: y", Description: "d"},
 			{ContentType: "image/" + strings.Repeat("p", 130), Description: "d"},
 		},
 		"description": {
-			{ContentType: "image/png"}, {ContentType: "image/png", Description: "  "}, {ContentType: "image/png", Description: "a\nb"},
+			{ContentType: "image/png"},
+			{ContentType: "image/png", Description: "  "},
+			{ContentType: "image/png", Description: "a\nb"},
 			{ContentType: "image/png", Description: strings.Repeat("d", 257)},
 		},
 	} {

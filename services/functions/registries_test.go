@@ -17,7 +17,7 @@ import (
 
 // loginSecret is the secret of a credential.
 func loginSecret(name, user, password string) *contract.Secret {
-	value, _ := json.Marshal(base64.StdEncoding.EncodeToString([]byte(user + ":" + password))) //nolint:errchkjson // a string
+	value, _ := json.Marshal(base64.StdEncoding.EncodeToString([]byte(user + ":" + password)))
 	return &contract.Secret{Name: name, Value: value}
 }
 
@@ -100,7 +100,7 @@ func TestRegistryCredentials(t *testing.T) {
 func TestRegistryCredentialRules(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	text := func(s string) json.RawMessage { b, _ := json.Marshal(s); return b } //nolint:errchkjson // a string
+	text := func(s string) json.RawMessage { b, _ := json.Marshal(s); return b }
 	for _, c := range []struct {
 		field  string
 		change func(*contract.NewRegistryCredential)

@@ -25,9 +25,12 @@ type S3Config struct {
 	Endpoint string `env:"SIROCCO_S3_ENDPOINT"`
 	// PublicEndpoint is the same service as clients reach it; empty means that Endpoint is.
 	PublicEndpoint string `env:"SIROCCO_S3_PUBLIC_ENDPOINT"`
-	Bucket         string `env:"SIROCCO_S3_BUCKET"`
-	Region         string `env:"SIROCCO_S3_REGION" envDefault:"us-east-1"`
-	AccessKeyID    string `env:"SIROCCO_S3_ACCESS_KEY_ID"`
+	// Bucket must exist; assets lie in it under <account>/<assetId>.
+	Bucket string `env:"SIROCCO_S3_BUCKET"`
+	// Region is what requests are signed for.
+	Region string `env:"SIROCCO_S3_REGION" envDefault:"us-east-1"`
+	// AccessKeyID names the key whose holder may read, write and delete the objects of the bucket.
+	AccessKeyID string `env:"SIROCCO_S3_ACCESS_KEY_ID"`
 	// SecretAccessKey and SessionToken are taken out of the environment as they are read.
 	SecretAccessKey string `env:"SIROCCO_S3_SECRET_ACCESS_KEY,unset"`
 	SessionToken    string `env:"SIROCCO_S3_SESSION_TOKEN,unset"`
