@@ -267,7 +267,7 @@ func (s *session) recent(ctx context.Context, c *client.Client, version string) 
 	}
 }
 
-func (e explanation) write(w io.Writer) error {
+func (e *explanation) write(w io.Writer) error {
 	word := "not ready"
 	if e.Ready {
 		word = "ready"

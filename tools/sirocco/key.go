@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -108,8 +109,11 @@ func (g *grant) resources(ctx context.Context, c *client.Client) ([]access.Resou
 		given bool
 		kind  access.ResourceType
 	}{
-		{g.allFunctions, access.AllFunctions}, {g.sharedFunctions, access.SharedFunctions}, {g.allClusters, access.AllClusters},
-		{g.allTasks, access.AllTasks}, {g.entity, access.AllEntity},
+		{g.allFunctions, access.AllFunctions},
+		{g.sharedFunctions, access.SharedFunctions},
+		{g.allClusters, access.AllClusters},
+		{g.allTasks, access.AllTasks},
+		{g.entity, access.AllEntity},
 	} {
 		if whole.given {
 			list = append(list, access.Resource{ID: "*", Type: string(whole.kind)})
@@ -270,9 +274,7 @@ func createKey(ctx context.Context, c *client.Client, o keyOrder) (keys.Key, []b
 		"description": o.description, "expires_at": instant(o.expires), "authorizations": o.authorizations(o.scopes, o.resources),
 		"audience_service_ids": []string{o.audience},
 	}
-	for name, value := range o.limits {
-		order[name] = value
-	}
+	maps.Copy(order, o.limits)
 	body, err := json.Marshal(order)
 	if err != nil {
 		return keys.Key{}, nil, fmt.Errorf("key: %w", err)

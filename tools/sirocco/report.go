@@ -146,6 +146,12 @@ func remedy(r *client.Refusal) string {
 			return "run this on a machine in SIROCCO_ADMIN_NETWORKS of the gateway, or bring a token with SIROCCO_TOKEN"
 		}
 		return "leave out --token and SIROCCO_TOKEN to act as administrator"
+	case problem.AudienceMismatch:
+		return "use a key of the right kind: `sirocco key create --for function` or `--for task`"
+	case problem.AccountMismatch:
+		return "use a credential of that account; `sirocco whoami` shows which one is in use"
+	case problem.CIDRDenied:
+		return "call from a network of the key, or change them: `sirocco key update --cidr …`"
 	case problem.IllegalState:
 		return "look at its present state: " + listing(r.Path)
 	case problem.NotFound:
@@ -156,7 +162,7 @@ func remedy(r *client.Refusal) string {
 		return "correct what is named above and try again"
 	case problem.TooLarge, problem.HeadersTooLarge:
 		return "send less at once"
-	case problem.TooManyRequests, problem.QueueFull:
+	case problem.TooManyRequests, problem.QueueFull, problem.RateLimited:
 		return fmt.Sprintf("wait %s and try again", count(max(r.RetryAfter, 1), "second"))
 	case problem.Unavailable, problem.GatewayTimeout, problem.Timeout:
 		return "see `sirocco status` for what the platform waits for, then try again"
@@ -182,8 +188,15 @@ func listing(path string) string {
 		return "`sirocco rule list`"
 	}
 	for _, noun := range [][2]string{
-		{"/v2/nvcf/images", "image"}, {"/v2/nvcf/telemetries", "telemetry"}, {"/v2/nvcf/secrets/telemetries", "telemetry"}, {registriesPath, "registry"}, {assetsPath, "asset"},
-		{"/v2/nvcf/accounts", "account"}, {"/api/v1/users", "user"}, {"/api/v1/apps", "app"}, {"/v2/nvcf/deployments", "deployment"},
+		{"/v2/nvcf/images", "image"},
+		{"/v2/nvcf/telemetries", "telemetry"},
+		{"/v2/nvcf/secrets/telemetries", "telemetry"},
+		{registriesPath, "registry"},
+		{assetsPath, "asset"},
+		{"/v2/nvcf/accounts", "account"},
+		{"/api/v1/users", "user"},
+		{"/api/v1/apps", "app"},
+		{"/v2/nvcf/deployments", "deployment"},
 	} {
 		if strings.HasPrefix(path, noun[0]) {
 			return "`sirocco " + noun[1] + " list`"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -111,9 +112,7 @@ func (v verb) command(s *session) *cobra.Command {
 			r.Path = strings.ReplaceAll(r.Path, "{"+name+"}", escape(args[i]))
 		}
 		body := map[string]any{}
-		for name, value := range v.always {
-			body[name] = value
-		}
+		maps.Copy(body, v.always)
 		if v.argument != "" {
 			body[v.argument] = args[0]
 		}
@@ -177,13 +176,14 @@ func (m member) register(cmd *cobra.Command) func() any {
 
 // put writes a flag's value where its member goes.
 func (s *session) put(m member, value any, body map[string]any, query url.Values) (err error) {
+	written := fmt.Sprint(value)
 	switch m.kind {
 	case secretFrom:
-		if value, err = s.secretOf(value.(string)); err != nil {
+		if value, err = s.secretOf(written); err != nil {
 			return err
 		}
 	case jsonObject:
-		if value, err = s.objectOf(value.(string)); err != nil {
+		if value, err = s.objectOf(written); err != nil {
 			return err
 		}
 	case plainText, wholeNumber, yesNo, severalTexts, inCapitals:

@@ -46,21 +46,25 @@ func TestAVerbIsOneCall(t *testing.T) {
 			[]string{"app", "disable", "a/b"}, "PATCH /api/v1/apps/{id}", "", "/api/v1/apps/a%2Fb", `{"enabled":false}`, "disabled a/b\n",
 		},
 		"an argument in the body": {
-			[]string{"rule", "create", "ops@corp.example", "--role", "2"}, "POST /api/v1/authorization/access-rules", `{"id":7,"roleName":"Function administrator"}`,
+			[]string{"rule", "create", "ops@corp.example", "--role", "2"},
+			"POST /api/v1/authorization/access-rules", `{"id":7,"roleName":"Function administrator"}`,
 			"/api/v1/authorization/access-rules", `{"subjectId":"ops@corp.example","subjectType":"user","roleId":2,"scopeId":"system","scopeType":"system"}`, "Function administrator",
 		},
 		"a query": {
-			[]string{"audit", "keys", "--decision", "deny", "--limit", "3"}, "GET /v1/admin/audit", `{"decisions":[{"at":"2031-04-02T08:00:00Z","reason":"scope_missing"}]}`,
+			[]string{"audit", "keys", "--decision", "deny", "--limit", "3"},
+			"GET /v1/admin/audit", `{"decisions":[{"at":"2031-04-02T08:00:00Z","reason":"scope_missing"}]}`,
 			"/v1/admin/audit?decision=deny&limit=3", "", "scope_missing",
 		},
 		"a secret of a file": {
-			[]string{"telemetry", "create", "https://x", "--provider", "SPLUNK", "--type", "logs", "--secret", "key=@" + secret}, "POST /v2/nvcf/telemetries",
+			[]string{"telemetry", "create", "https://x", "--provider", "SPLUNK", "--type", "logs", "--secret", "key=@" + secret},
+			"POST /v2/nvcf/telemetries",
 			`{"telemetry":{"telemetryId":"t","types":["LOGS"]}}`, "/v2/nvcf/telemetries",
 			`{"endpoint":"https://x","provider":"SPLUNK","protocol":"HTTP","types":["LOGS"],"secret":{"name":"key","value":"s3cr3t"}}`, "LOGS",
 		},
 		"a bare list": {[]string{"user", "list"}, "GET /api/v1/users", `[{"id":"u","username":"ann","isLocal":true}]`, "/api/v1/users", "", "ann    yes"},
 		"limits": {
-			[]string{"account", "update", "lab", "--functions", "5"}, "PATCH /v2/nvcf/accounts/lab", `{"account":{"ncaId":"lab","maxFunctionsAllowed":5}}`,
+			[]string{"account", "update", "lab", "--functions", "5"},
+			"PATCH /v2/nvcf/accounts/lab", `{"account":{"ncaId":"lab","maxFunctionsAllowed":5}}`,
 			"/v2/nvcf/accounts/lab", `{"maxFunctionsAllowed":5}`, "Functions at most",
 		},
 	}

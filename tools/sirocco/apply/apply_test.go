@@ -204,7 +204,8 @@ func TestTheFunctionThatIsMeant(t *testing.T) {
 		{ID: "a", VersionID: "1", Spec: functions.Spec{Name: "echo"}, CreatedAt: time.Unix(1, 0)},
 		{ID: "a", VersionID: "2", Spec: functions.Spec{Name: "renamed"}, CreatedAt: time.Unix(2, 0)},
 		{ID: "b", VersionID: "3", Spec: functions.Spec{Name: "echo"}, OwnedByDifferentAccount: true},
-		{ID: "c", VersionID: "4", Spec: functions.Spec{Name: "twice"}}, {ID: "d", VersionID: "5", Spec: functions.Spec{Name: "twice"}},
+		{ID: "c", VersionID: "4", Spec: functions.Spec{Name: "twice"}},
+		{ID: "d", VersionID: "5", Spec: functions.Spec{Name: "twice"}},
 	}
 	own, err := apply.Own(one(t, "name: echo"), all)
 	require.NoError(t, err)

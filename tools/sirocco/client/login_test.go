@@ -59,7 +59,7 @@ func newDoor(t *testing.T) *door {
 		bearer := r.Header.Get("Authorization")
 		d.bearers = append(d.bearers, bearer)
 		if bearer != fmt.Sprintf("Bearer access-%d", d.issued) {
-			http.Error(w, "", http.StatusUnauthorized)
+			w.WriteHeader(http.StatusUnauthorized)
 		}
 	})
 	d.Server = httptest.NewServer(mux)
