@@ -308,7 +308,8 @@ func (p *pageWriter) own(r listRow) error {
 		}
 		p.account, p.accountText = r.account, string(text)
 	}
-	b := append(p.elements, `{"id":"`...)
+	b := p.elements
+	b = append(b, `{"id":"`...)
 	b = appendUUID(b, r.functionID)
 	b = append(b, `","ncaId":`...)
 	b = append(b, p.accountText...)
@@ -324,6 +325,7 @@ func (p *pageWriter) own(r listRow) error {
 	}
 	b = append(b, `","lastUpdatedAt":"`...)
 	b = appendTime(b, r.updatedAt)
-	p.elements = append(b, `"}`...)
+	b = append(b, `"}`...)
+	p.elements = b
 	return nil
 }

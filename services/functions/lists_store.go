@@ -173,7 +173,8 @@ func (r reads) fill(ctx context.Context, q query, g visibility, offset int, p *p
 	sorted := strings.Join(keys, direction+", ") + direction
 	// The sizes of what comes before a row keep the server from sending much that does not fit.
 	fmt.Fprintf(s, `SELECT version_id, function_id, account, status, created_at, updated_at, position, name, spec FROM (
-		SELECT v.*, %s AS name, sum(pg_column_size(v.spec)) OVER (ORDER BY %s ROWS UNBOUNDED PRECEDING) - pg_column_size(v.spec) AS before
+		SELECT v.version_id, v.function_id, v.account, v.status, v.created_at, v.updated_at, v.position, v.spec, %s AS name,
+			sum(pg_column_size(v.spec)) OVER (ORDER BY %s ROWS UNBOUNDED PRECEDING) - pg_column_size(v.spec) AS before
 		FROM functions.versions v WHERE `, name, sorted)
 	s.conditions(q, g, "v")
 	if q.after != nil && q.after.Group == g {

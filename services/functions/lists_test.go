@@ -44,8 +44,6 @@ func (w *world) collectIDs(c access.Caller, r contract.ListRequest) (ids []strin
 	}
 }
 
-func limit(n int) *int { return &n }
-
 // Pages of any size, cut anywhere, make up the list that comes in one piece; filters and orders apply to all of it.
 func TestPages(t *testing.T) {
 	t.Parallel()
@@ -101,7 +99,7 @@ func TestPages(t *testing.T) {
 		wholeIDs := w.collectIDs(admin(), c.request)
 		for size := 1; size <= 4; size++ {
 			paged := c.request
-			paged.Limit = limit(size)
+			paged.Limit = new(size)
 			got, pages := w.collect(admin(), paged)
 			require.Equal(t, whole, got, "%+v", paged)
 			require.Equal(t, max(1, (c.want+size-1)/size), pages)
@@ -114,7 +112,7 @@ func TestPages(t *testing.T) {
 			}
 		}
 		first := c.request
-		first.Limit = limit(1)
+		first.Limit = new(1)
 		page, err := call(w, admin(), contract.List, first)
 		require.NoError(t, err)
 		require.Equal(t, c.want, *page.Total)
@@ -124,7 +122,7 @@ func TestPages(t *testing.T) {
 	}
 	byName, _ := w.collect(admin(), contract.ListRequest{Sort: "name", Visibility: []string{"private"}})
 	require.Equal(t, []string{mine[0].VersionID, mine[5].VersionID, mine[3].VersionID, mine[1].VersionID, mine[6].VersionID, mine[4].VersionID}, byName)
-	versions, err := call(w, admin(), contract.ListVersions, contract.ListVersionsRequest{FunctionID: mine[0].ID, ListRequest: contract.ListRequest{Limit: limit(2)}})
+	versions, err := call(w, admin(), contract.ListVersions, contract.ListVersionsRequest{FunctionID: mine[0].ID, ListRequest: contract.ListRequest{Limit: new(2)}})
 	require.NoError(t, err)
 	require.Len(t, versions.Functions, 2)
 	require.Equal(t, 3, *versions.Total)
@@ -134,13 +132,13 @@ func TestPages(t *testing.T) {
 
 	// A narrow key pages through what it covers.
 	narrow := key([]access.Scope{access.ListFunctions}, resource(access.Function, mine[0].ID+"/*"))
-	page, err := call(w, narrow, contract.List, contract.ListRequest{Limit: limit(2)})
+	page, err := call(w, narrow, contract.List, contract.ListRequest{Limit: new(2)})
 	require.NoError(t, err)
 	require.Equal(t, 3, *page.Total)
 	require.Len(t, page.Functions, 2)
 
 	for field, r := range map[string]contract.ListRequest{
-		"limit":        {Limit: limit(0)},
+		"limit":        {Limit: new(0)},
 		"offset":       {Offset: -1},
 		"cursor":       {Cursor: "x"},
 		"status":       {Status: []string{"DELETED"}},
@@ -260,7 +258,7 @@ func BenchmarkTenThousandFunctions(b *testing.B) {
 		}
 	})
 	b.Run("Get", func(b *testing.B) {
-		first, err := call(w, admin(), contract.List, contract.ListRequest{Limit: limit(1)})
+		first, err := call(w, admin(), contract.List, contract.ListRequest{Limit: new(1)})
 		require.NoError(b, err)
 		plain := key([]access.Scope{access.ListFunctions}, resource(access.AllFunctions, "*"))
 		for b.Loop() {

@@ -81,7 +81,7 @@ func TestParties(t *testing.T) {
 
 	none, err := call(w, admin(), contract.GetShared, target2(fn))
 	require.NoError(t, err)
-	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":"%s","ncaId":"%s","versionId":"%s","authorizedParties":[]}}`, fn.ID, account, fn.VersionID), mustJSON(t, none))
+	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":%q,"ncaId":%q,"versionId":%q,"authorizedParties":[]}}`, fn.ID, account, fn.VersionID), mustJSON(t, none))
 	_, err = call(w, admin(), contract.AddParty, partyOf("a"))
 	requireProblem(t, err, problem.NotFound, "Not found")
 	_, err = call(w, admin(), contract.RemoveParty, partyOf("a"))
@@ -91,7 +91,7 @@ func TestParties(t *testing.T) {
 		{NCAID: "a", ClientID: "client-of-a"}, {NCAID: "b"},
 	}})
 	require.NoError(t, err)
-	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":"%s","ncaId":"%s","authorizedParties":[{"ncaId":"a","clientId":"client-of-a"},{"ncaId":"b"}]}}`, fn.ID, account), mustJSON(t, shared))
+	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":%q,"ncaId":%q,"authorizedParties":[{"ncaId":"a","clientId":"client-of-a"},{"ncaId":"b"}]}}`, fn.ID, account), mustJSON(t, shared))
 	versioned, err := call(w, admin(), contract.Share, contract.ShareRequest{ShareTarget: target2(fn), AuthorizedParties: partiesOf("c", "b")})
 	require.NoError(t, err)
 	require.Equal(t, contract.Shared{ID: fn.ID, NCAID: account, VersionID: fn.VersionID, AuthorizedParties: partiesOf("c", "b")}, versioned.Function)
@@ -127,7 +127,7 @@ func TestParties(t *testing.T) {
 
 	gone, err := call(w, admin(), contract.Unshare, target1(fn))
 	require.NoError(t, err)
-	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":"%s","ncaId":"%s"}}`, fn.ID, account), mustJSON(t, gone))
+	require.JSONEq(t, fmt.Sprintf(`{"function":{"id":%q,"ncaId":%q}}`, fn.ID, account), mustJSON(t, gone))
 	left, err := call(w, admin(), contract.GetShared, target2(fn))
 	require.NoError(t, err)
 	require.Equal(t, partiesOf("c"), left.Function.AuthorizedParties)

@@ -65,7 +65,7 @@ func listing[Req, Resp any](path string, row *access.Row, member string, e rpc.E
 				g.log.Error("list broken off", zap.String("path", r.URL.Path), zap.String("request", caller.RequestID), zap.Error(err))
 			}
 			// The status has gone out; a connection that ends early is what is left to tell the client.
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // the one way to tell net/http so
 		}
 		return nil
 	}
