@@ -196,6 +196,9 @@ type ResolveRequest struct {
 type ResolveResponse struct {
 	Known      bool              `json:"known"`
 	Credential access.Credential `json:"credential"`
+	// Reason says why a key is not known, for the audit record and never for the client. The credential of a key that
+	// exists is then there without its rights.
+	Reason access.Reason `json:"reason,omitempty"`
 	// AsOf is when the store was read; every cache counts its time to live from here.
 	AsOf time.Time `json:"asOf"`
 }

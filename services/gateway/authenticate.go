@@ -264,7 +264,14 @@ func (a *authenticator) read(ctx context.Context, token string, now time.Time) (
 		return nil, deny(access.ReasonBackend, asProblem(err))
 	}
 	if !resp.Known {
-		return nil, deny(access.ReasonUnknownKey, authorizationFailed())
+		no := &denial{error: authorizationFailed(), reason: resp.Reason}
+		if no.reason == "" {
+			no.reason = access.ReasonUnknownKey
+		}
+		if resp.Credential.ID != "" {
+			no.of = &entry{credential: resp.Credential, asOf: now}
+		}
+		return nil, no
 	}
 	e := &entry{credential: resp.Credential, asOf: resp.AsOf}
 	if e.asOf.After(now) { // the clocks differ

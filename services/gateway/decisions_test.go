@@ -93,6 +93,8 @@ func TestEveryDecisionIsRecorded(t *testing.T) {
 	s.register(tasks, foreign)
 	barred := s.limited(nil, "10.0.0.0/8")
 	slow := s.limited(&access.RateLimit{RPS: 0.001, Burst: 1})
+	suspended, hung := s.key([]string{access.InvokeFunction}, allFunctions)
+	s.dead[hung.ID] = access.ReasonSuspended
 	token := s.token(t, nil)
 	call := func(bearer string, headers ...string) *http.Request {
 		return request(t, "GET", s.url+"/x/"+uuid.NewString(), nil, append(headers, "Host", direct(fid), "Authorization", auth(bearer))...)
@@ -107,6 +109,7 @@ func TestEveryDecisionIsRecorded(t *testing.T) {
 	require.Equal(t, 403, list(t, s, auth("nvapi-unknown")).StatusCode)
 	require.Equal(t, 401, list(t, s, auth("not.a.token")).StatusCode)
 	require.Equal(t, 403, ask(request(t, "POST", s.url+"/v2/nvcf/functions", strings.NewReader("{}"), "Authorization", auth(bearer))))
+	require.Equal(t, 401, ask(call(suspended)))
 	require.Equal(t, 403, ask(call(typed)))
 	require.Equal(t, 403, ask(call(narrow)))
 	require.Equal(t, 403, ask(call(tasks)))
@@ -155,6 +158,8 @@ func TestEveryDecisionIsRecorded(t *testing.T) {
 	eventually("pexec", 1, func(d access.Decision) bool {
 		return d.Route == "/v2/nvcf/pexec/functions/{functionId}" && d.Target.ID == fid && d.Credential.KeyID == narrowed.ID
 	})
+	_, one = eventually("a suspended key is named", 1, func(d access.Decision) bool { return d.Reason == access.ReasonSuspended })
+	require.Equal(t, hung.ID, one.Credential.KeyID)
 	eventually("a mirror", 1, func(d access.Decision) bool { return d.Route == "/v2/nvcf/accounts/{ncaId}/functions" })
 	require.Positive(t, measured(t, s.gw, "key_cache_lookups_total", "hit"))
 	require.Positive(t, measured(t, s.gw, "key_cache_lookups_total", "miss"))

@@ -76,6 +76,8 @@ type site struct {
 	asked     []question
 	revoked   []keys.TokenRevocation
 	problems  map[string]*problem.Problem
+	// dead says why keys that exist are not known.
+	dead map[string]access.Reason
 }
 
 // question is what a management endpoint was asked.
@@ -93,7 +95,7 @@ func newSite(t testing.TB) *site {
 	s := &site{
 		nats: testkit.NATS(t), woken: make(chan string, 1024),
 		bearers: map[string]access.Credential{}, functions: map[string]functions.ResolveResponse{},
-		records: map[string]invocation.RequestRecord{}, answers: map[string]func([]byte) any{}, problems: map[string]*problem.Problem{},
+		records: map[string]invocation.RequestRecord{}, answers: map[string]func([]byte) any{}, problems: map[string]*problem.Problem{}, dead: map[string]access.Reason{},
 	}
 	s.conn = testkit.Conn(t, s.nats)
 	var err error
@@ -131,10 +133,14 @@ func (s *site) neighbours(t testing.TB) {
 		s.resolves.Add(1)
 		s.mu.Lock()
 		c, known := s.bearers[r.Bearer]
+		reason := s.dead[c.ID]
 		s.mu.Unlock()
 		at := time.Now()
 		if hold := s.holdResolve.Load(); hold != nil {
 			(*hold)()
+		}
+		if reason != "" {
+			return keys.ResolveResponse{Credential: access.Credential{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject}, Reason: reason, AsOf: at}, nil
 		}
 		return keys.ResolveResponse{Known: known, Credential: c, AsOf: at}, nil
 	})

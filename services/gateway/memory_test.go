@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"runtime"
 	"testing"
@@ -17,31 +15,30 @@ import (
 
 var realClock = quartz.NewReal()
 
-// issued is a key as the keys service answers it, with the default scopes of a function key.
-func issued(t testing.TB, resources string) access.Credential {
-	t.Helper()
-	var c access.Credential
-	require.NoError(t, json.Unmarshal(fmt.Appendf(nil, `{"kind":"key","account":"nvcf-default","id":%q,"subject":"svc@nvcf-api.local","version":1,"expiresAt":%q,
-		"audiences":[%q],"policies":[{"aud":%q,"auds":[%q],"product":"nv-cloud-functions","resources":[%s],
-		"scopes":["invoke_function","list_functions","queue_details","list_functions_details"]}]}`,
-		uuid.NewString(), time.Now().Add(time.Hour).Format(time.RFC3339), access.FunctionsAudience, access.FunctionsAudience, access.FunctionsAudience, resources), &c))
-	return c
+// issued is a key with the default scopes of a function key.
+func issued(resources ...access.Resource) access.Credential {
+	const aud = access.FunctionsAudience
+	return access.Credential{
+		Kind: access.Key, Account: access.DefaultAccount, ID: uuid.NewString(), Subject: "svc@nvcf-api.local", Version: 1, ExpiresAt: time.Now().Add(time.Hour),
+		Audiences: []string{aud}, Policies: []access.Policy{{
+			Audience: aud, Audiences: []string{aud}, Product: "nv-cloud-functions", Resources: resources,
+			Scopes: []access.Scope{access.InvokeFunction, access.ListFunctions, access.QueueDetails, access.ListFunctionDetails},
+		}},
+	}
 }
 
 // TestManyKeysNeedLittleMemory: 100,000 keys fit into 100 MiB, also when no two of them may do the same.
 func TestManyKeysNeedLittleMemory(t *testing.T) {
 	const keys, limit = 100_000, 100 << 20
-	for name, resources := range map[string]func() string{
-		"as the command line makes them": func() string {
-			return `{"id":"*","type":"account-functions"},{"id":"*","type":"authorized-functions"}`
-		},
-		"each for a function of its own": func() string { return `{"id":"` + uuid.NewString() + `/*","type":"function"}` },
+	for name, one := range map[string]func() access.Credential{
+		"as the command line makes them": func() access.Credential { return issued(entries[access.AF], entries[access.SF]) },
+		"each for a function of its own": func() access.Credential { return issued(access1(uuid.NewString() + "/*")) },
 	} {
 		a := newAuthenticator(nil, realClock, nil, nil)
 		now := time.Now()
 		before := heap()
 		for range keys {
-			e := &entry{credential: issued(t, resources()), asOf: now}
+			e := &entry{credential: one(), asOf: now}
 			a.cache.share(e)
 			a.cache.keep(a.digest(e.credential.ID), e)
 			_, p := a.cache.invoker(e)
@@ -67,7 +64,7 @@ func TestTheCacheForgetsWhatNobodyCanUse(t *testing.T) {
 	c := newCredentials()
 	now := time.Now()
 	for i, asOf := range []time.Time{now, now.Add(-credentialLife - maxStale - time.Second), now} {
-		e := &entry{credential: issued(t, `{"id":"*","type":"account-functions"}`), asOf: asOf}
+		e := &entry{credential: issued(allFunctions), asOf: asOf}
 		if i == 0 {
 			e.credential.ID = "kept"
 		}

@@ -332,20 +332,28 @@ func (k *Keys) Introspect(ctx context.Context, req contract.IntrospectRequest) (
 	}, nil
 }
 
-// Resolve tells what a bearer is good for. A dead key is not an error, and why it is dead is not told.
+// Resolve tells what a bearer is good for. A dead key is not an error; why it is dead is for the audit record alone.
 func (k *Keys) Resolve(ctx context.Context, req contract.ResolveRequest) (contract.ResolveResponse, error) {
 	// Taken before the read, so that a cache never counts a change as newer than it is.
 	now := k.clock.Now().UTC()
 	hash, ok := k.format.Parse(req.Bearer)
 	if !ok {
-		return contract.ResolveResponse{AsOf: now}, nil
+		return contract.ResolveResponse{AsOf: now, Reason: access.ReasonMalformed}, nil
 	}
 	r, err := k.store.byHash(ctx, hash)
-	if err != nil {
+	switch {
+	case err != nil:
 		return contract.ResolveResponse{}, err
-	}
-	if r == nil || !r.usable(now) {
-		return contract.ResolveResponse{AsOf: now}, nil
+	case r == nil:
+		return contract.ResolveResponse{AsOf: now, Reason: access.ReasonUnknownKey}, nil
+	case !r.usable(now):
+		reason := access.ReasonSuspended
+		if r.status(now) == contract.Expired {
+			reason = access.ReasonExpired
+		}
+		return contract.ResolveResponse{AsOf: now, Reason: reason, Credential: access.Credential{
+			Kind: access.Key, Account: r.account, ID: r.id, Subject: r.ownerID, Version: r.version,
+		}}, nil
 	}
 	return contract.ResolveResponse{Known: true, AsOf: now, Credential: access.Credential{
 		Kind: access.Key, Account: r.account, ID: r.id, Subject: r.ownerID, Policies: r.policies(),

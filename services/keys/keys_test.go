@@ -397,7 +397,7 @@ func TestResolve(t *testing.T) {
 
 	for name, bearer := range map[string]string{"empty": "", "malformed": "nvapi-x", "flipped": flip(made.Value, 20), "JWT": "eyJ.e30.x", "null": "\x00"} {
 		got := call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: bearer})
-		require.Equal(t, contract.ResolveResponse{AsOf: s.clock.Now()}, got, name)
+		require.Equal(t, contract.ResolveResponse{AsOf: s.clock.Now(), Reason: access.ReasonMalformed}, got, name)
 	}
 }
 
