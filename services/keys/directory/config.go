@@ -12,9 +12,10 @@ import (
 type Config struct {
 	// Domain is the one under which the access API is published as console.<domain>; it is part of the issuer of tokens.
 	Domain string `env:"SIROCCO_CONSOLE_DOMAIN" envDefault:"sirocco.local"`
-	// AdminUser and AdminPassword make the first administrator. The password is taken out of the environment as it is
+	// AdminUser is the e-mail address of the first administrator, who is made at the first start. Without it there is none.
+	AdminUser string `env:"SIROCCO_ADMIN_USER"`
+	// AdminPassword is the first administrator's until that one changes it. It is taken out of the environment as it is
 	// read, so that no process started later inherits it.
-	AdminUser     string `env:"SIROCCO_ADMIN_USER"`
 	AdminPassword string `env:"SIROCCO_ADMIN_PASSWORD,unset"`
 	// AppDefaultRole is what an application gets when an administrator creates it: creator, that administrator's roles,
 	// or none. Empty follows the trust mode: creator in compat, none in secured.

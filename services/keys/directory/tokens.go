@@ -149,30 +149,35 @@ type attempt struct {
 	scopes []string
 }
 
-// signIn proves a name with a secret. Every refusal costs the same work, and is answered with the same text.
+// signIn proves a name with a secret and opens a session.
 func (d *Directory) signIn(ctx context.Context, a attempt) (contract.GrantResponse, error) {
-	// Whether the name is blocked is asked with the turn in hand, so that no more than a few guesses overtake a block.
-	done, err := d.hasher.turn(ctx)
+	who, mark, err := d.identify(ctx, a)
 	if err != nil {
-		return contract.GrantResponse{}, err
-	}
-	defer done()
-	who, err := d.store.named(ctx, a.kind, a.name)
-	if err != nil {
-		return contract.GrantResponse{}, err
-	}
-	mark := markOf(a.kind, a.name, who)
-	now := d.now()
-	if err := d.admit(ctx, mark, now); err != nil {
-		return contract.GrantResponse{}, err
-	}
-	if err := d.prove(ctx, a, who, mark, now); err != nil {
 		return contract.GrantResponse{}, err
 	}
 	if a.kind == program {
 		a.client = who.name
 	}
 	return d.issue(ctx, session{subject: *who, grant: a.grant, client: a.client, scopes: a.scopes, chain: uuid.NewString(), mark: mark})
+}
+
+// identify finds whose name and secret these are. Every refusal costs the same work, and is answered with the same text.
+// Whether the name is blocked is asked with the turn in hand, so that no more than a few guesses overtake a block.
+func (d *Directory) identify(ctx context.Context, a attempt) (who *subject, m mark, err error) {
+	done, err := d.hasher.turn(ctx)
+	if err != nil {
+		return nil, m, err
+	}
+	defer done()
+	if who, err = d.store.named(ctx, a.kind, a.name); err != nil {
+		return nil, m, err
+	}
+	m = markOf(a.kind, a.name, who)
+	now := d.now()
+	if err := d.admit(ctx, m, now); err != nil {
+		return nil, m, err
+	}
+	return who, m, d.prove(ctx, a, who, m, now)
 }
 
 // prove compares the secret of an attempt and remembers a failure. who is nil when the name is nobody's.
