@@ -78,7 +78,7 @@ func (o *Objects) Put(ctx context.Context, key string, body io.Reader) (int64, e
 	if err != nil {
 		return 0, fmt.Errorf("store object: %w", err)
 	}
-	return int64(info.Size), nil //nolint:gosec // the size of a stream's content fits
+	return int64(info.Size), nil
 }
 
 // Get opens an object for reading; whoever asks for it closes it.
@@ -98,7 +98,7 @@ func (o *Objects) Get(ctx context.Context, key string) (body io.ReadCloser, size
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("read object: %w", err), object.Close())
 	}
-	return object, int64(info.Size), nil //nolint:gosec // the size of a stream's content fits
+	return object, int64(info.Size), nil
 }
 
 // Has reports whether there is an object of this name.

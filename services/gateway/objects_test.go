@@ -167,13 +167,22 @@ func TestResourceRoutesAnswer(t *testing.T) {
 		method, path, body string
 		status             int
 	}{
-		{"POST", "/v2/nvcf/telemetries", "{}", 200}, {"GET", "/v2/nvcf/telemetries", "", 200}, {"GET", "/v2/nvcf/telemetries/" + id, "", 200},
-		{"DELETE", "/v2/nvcf/telemetries/" + id, "", 204}, {"PUT", "/v2/nvcf/secrets/telemetries/" + id, "{}", 204},
-		{"POST", "/v2/nvcf/registry-credentials", "{}", 200}, {"GET", "/v2/nvcf/registry-credentials?artifactType=HELM,MODEL", "", 200},
-		{"PATCH", "/v2/nvcf/registry-credentials/" + id, "{}", 200}, {"DELETE", "/v2/nvcf/registry-credentials/" + id, "", 204},
-		{"GET", "/v2/nvcf/recognized-registries", "", 200}, {"POST", "/v2/orgs/o/teams/t/nvcf/telemetries", "{}", 200},
-		{"POST", "/v2/nvcf/assets", "{}", 200}, {"GET", "/v2/nvcf/assets", "", 200}, {"GET", "/v2/nvcf/assets/" + id + "/content-redirect", "", 200},
-		{"DELETE", "/v2/nvcf/assets/" + id, "", 204}, {"GET", "/v2/nvcf/assets/x", "", 400},
+		{"POST", "/v2/nvcf/telemetries", "{}", 200},
+		{"GET", "/v2/nvcf/telemetries", "", 200},
+		{"GET", "/v2/nvcf/telemetries/" + id, "", 200},
+		{"DELETE", "/v2/nvcf/telemetries/" + id, "", 204},
+		{"PUT", "/v2/nvcf/secrets/telemetries/" + id, "{}", 204},
+		{"POST", "/v2/nvcf/registry-credentials", "{}", 200},
+		{"GET", "/v2/nvcf/registry-credentials?artifactType=HELM,MODEL", "", 200},
+		{"PATCH", "/v2/nvcf/registry-credentials/" + id, "{}", 200},
+		{"DELETE", "/v2/nvcf/registry-credentials/" + id, "", 204},
+		{"GET", "/v2/nvcf/recognized-registries", "", 200},
+		{"POST", "/v2/orgs/o/teams/t/nvcf/telemetries", "{}", 200},
+		{"POST", "/v2/nvcf/assets", "{}", 200},
+		{"GET", "/v2/nvcf/assets", "", 200},
+		{"GET", "/v2/nvcf/assets/" + id + "/content-redirect", "", 200},
+		{"DELETE", "/v2/nvcf/assets/" + id, "", 204},
+		{"GET", "/v2/nvcf/assets/x", "", 400},
 	} {
 		h := &storehouse{site: s, t: t}
 		resp, b := h.do(c.method, s.url+c.path, strings.NewReader(c.body), "Authorization", "Bearer "+bearer)
