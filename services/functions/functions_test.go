@@ -647,10 +647,10 @@ func TestLargeSpecifications(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	spec := minimal()
-	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: strings.Repeat("x", 5<<20)}}
+	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: strings.Repeat("x", 3<<20)}}
 	fn := w.create("", spec)
 	_, events := w.story(fn.VersionID, 1)
-	require.Greater(t, len(events[0].Data), 5<<20, "what is accepted has its event")
+	require.Greater(t, len(events[0].Data), 3<<20, "what is accepted has its event")
 	spec.ContainerEnvironment[0].Value = strings.Repeat("x", 7<<20)
 	_, err := call(w, admin(), contract.Create, contract.CreateRequest{Spec: spec})
 	requireProblem(t, err, problem.TooLarge)

@@ -124,14 +124,16 @@ func TestSecretsChange(t *testing.T) {
 // All secrets together must fit into the message to the node.
 func TestSecretsFit(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	sealed := func(name string, size int) []sealedSecret { return []sealedSecret{{name: name, value: make([]byte, size)}} }
 	spec := minimal()
-	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: quoted(6<<20 - 40_000)}}
-	fn := w.create("", spec)
-	err := w.put(admin(), fn, `[{"name":"a","value":`+quoted(30_000)+`}]`)
-	require.NoError(t, err)
-	requireProblem(t, w.put(admin(), fn, `[{"name":"b","value":`+quoted(30_000)+`}]`), problem.TooLarge)
-	require.NoError(t, w.put(admin(), fn, `[{"name":"a","value":`+quoted(31_000)+`}]`), "what is replaced does not count")
+	const most = maxRequest - 1000
+	require.NoError(t, fitsWith(spec, nil, sealed("a", most), nil))
+	requireProblem(t, fitsWith(spec, nil, sealed("a", maxRequest), nil), problem.TooLarge)
+	requireProblem(t, fitsWith(spec, sealed("a", most), sealed("b", 1000), nil), problem.TooLarge)
+	require.NoError(t, fitsWith(spec, sealed("a", most), sealed("a", most), nil), "what is replaced does not count")
+	require.NoError(t, fitsWith(spec, sealed("a", most), sealed("b", most), []string{"a"}), "nor what is deleted")
+	spec.ContainerArgs = string(make([]byte, most))
+	requireProblem(t, fitsWith(spec, nil, sealed("a", 1000), nil), problem.TooLarge)
 }
 
 func TestRateLimitComesAndGoes(t *testing.T) {
