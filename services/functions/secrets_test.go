@@ -124,7 +124,9 @@ func TestSecretsChange(t *testing.T) {
 // All secrets together must fit into the message to the node.
 func TestSecretsFit(t *testing.T) {
 	t.Parallel()
-	sealed := func(name string, size int) []sealedSecret { return []sealedSecret{{name: name, value: make([]byte, size)}} }
+	sealed := func(name string, size int) []sealedSecret {
+		return []sealedSecret{{name: name, value: make([]byte, size)}}
+	}
 	spec := minimal()
 	const most = maxRequest - 1000
 	require.NoError(t, fitsWith(spec, nil, sealed("a", most), nil))
