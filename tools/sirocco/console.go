@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +21,7 @@ type console struct {
 	live   bool
 	getenv func(string) string
 	// prompt asks for a line that the terminal does not show; nil when in is no terminal.
-	prompt func(text string) ([]byte, error)
+	prompt func(ctx context.Context, text string) ([]byte, error)
 	// cacheDir keeps administrator tokens; empty for nowhere.
 	cacheDir string
 	// owner names the person in the keys that are made for them.
@@ -62,8 +63,9 @@ func terminal(f *os.File) bool {
 	return err == nil
 }
 
-// unseen asks for a line on the terminal, whose echo is off meanwhile.
-func unseen(text string) ([]byte, error) {
+// unseen asks for a line on the terminal, whose echo is off meanwhile. It is on again for a person who presses Ctrl-C:
+// the read goes on then, for what is left of the process.
+func unseen(ctx context.Context, text string) ([]byte, error) {
 	fd := int(os.Stdin.Fd())
 	before, err := unix.IoctlGetTermios(fd, readTerminal)
 	if err != nil {
@@ -79,9 +81,22 @@ func unseen(text string) ([]byte, error) {
 		fmt.Fprintln(os.Stderr)
 	}()
 	fmt.Fprint(os.Stderr, text)
-	line, err := bufio.NewReader(os.Stdin).ReadBytes('\n')
-	if err != nil {
-		return nil, fmt.Errorf("terminal: %w", err)
+	type outcome struct {
+		line []byte
+		err  error
 	}
-	return line, nil
+	read := make(chan outcome, 1)
+	go func() {
+		line, err := bufio.NewReader(os.Stdin).ReadBytes('\n')
+		read <- outcome{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case got := <-read:
+		if got.err != nil {
+			return nil, fmt.Errorf("terminal: %w", got.err)
+		}
+		return got.line, nil
+	}
 }

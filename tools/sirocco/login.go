@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ The login is kept in a file that only you can read, is renewed before it expires
 				prompt, kept = "Password of "+args[0], &g.Password
 			}
 			var err error
-			if *kept, err = s.ask(prompt, file); err != nil {
+			if *kept, err = s.ask(cmd.Context(), prompt, file); err != nil {
 				return err
 			}
 			c, err := s.connect()
@@ -72,14 +73,14 @@ The login is kept in a file that only you can read, is renewed before it expires
 }
 
 // ask reads a secret: from a file, from a terminal that does not show it, or from standard input.
-func (s *session) ask(prompt, file string) (string, error) {
+func (s *session) ask(ctx context.Context, prompt, file string) (string, error) {
 	var text []byte
 	var err error
 	switch {
 	case file != "":
 		text, err = s.readFile(file)
 	case s.prompt != nil:
-		text, err = s.prompt(prompt + ": ")
+		text, err = s.prompt(ctx, prompt+": ")
 	default:
 		text, err = s.readFile("-")
 	}

@@ -138,11 +138,11 @@ func newPassword(s *session) *cobra.Command {
 			if s.prompt == nil && (current == "" || changed == "") {
 				return &usage{command: cmd.CommandPath(), err: errors.New("without a terminal, give --current-file and --new-file")}
 			}
-			before, err := s.ask("Present password", current)
+			before, err := s.ask(cmd.Context(), "Present password", current)
 			if err != nil {
 				return err
 			}
-			after, err := s.ask("New password", changed)
+			after, err := s.ask(cmd.Context(), "New password", changed)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -39,8 +40,8 @@ func newRegistry(s *session) *cobra.Command {
 }
 
 // registrySecret is what the API wants of a user and a password.
-func (s *session) registrySecret(name, user, file string) (map[string]string, error) {
-	password, err := s.ask("Password of "+user, file)
+func (s *session) registrySecret(ctx context.Context, name, user, file string) (map[string]string, error) {
+	password, err := s.ask(ctx, "Password of "+user, file)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func newRegistryAdd(s *session) *cobra.Command {
 		Use: "add HOST", Aliases: []string{"create"}, Short: "Add a credential", Args: arguments("HOST"),
 		Example: "  sirocco registry add nvcr.io --user '$oauthtoken' --password-file ngc-key\n  sirocco registry add ghcr.io --user ann --type CONTAINER,HELM < token",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			secret, err := s.registrySecret(name, user, file)
+			secret, err := s.registrySecret(cmd.Context(), name, user, file)
 			if err != nil {
 				return err
 			}
@@ -87,7 +88,7 @@ func newRegistryUpdate(s *session) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := map[string]any{}
 			if user != "" {
-				secret, err := s.registrySecret(name, user, file)
+				secret, err := s.registrySecret(cmd.Context(), name, user, file)
 				if err != nil {
 					return err
 				}

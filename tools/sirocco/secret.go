@@ -35,7 +35,7 @@ func newSecretSet(s *session) *cobra.Command {
 		Example: "  sirocco secret set echo HF_TOKEN < token-file\n  sirocco secret set echo DB --from-file credentials.json",
 		Args:    arguments("FUNCTION", "NAME"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value, err := s.secretValue(args[1], file)
+			value, err := s.secretValue(cmd.Context(), args[1], file)
 			if err != nil {
 				return err
 			}
@@ -53,9 +53,9 @@ func newSecretSet(s *session) *cobra.Command {
 }
 
 // secretValue reads a value: the whole file or input without its last line end, or the line a person types.
-func (s *session) secretValue(name, file string) (json.RawMessage, error) {
+func (s *session) secretValue(ctx context.Context, name, file string) (json.RawMessage, error) {
 	if file == "" && s.prompt != nil {
-		text, err := s.ask("Value of "+name, "")
+		text, err := s.ask(ctx, "Value of "+name, "")
 		if err != nil {
 			return nil, err
 		}
