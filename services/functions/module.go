@@ -1,5 +1,5 @@
 // Package functions is the service that knows what can be run: functions, their versions and the secrets of each
-// (spec functions-deployments §2, §3).
+// (spec functions-deployments §2–§8).
 //
 // A version is the unit of everything. It is created once and stays as it is, tags, description and limits apart; a
 // function is no more than the id that its versions share. What runs, where and how well is the business of the
@@ -8,8 +8,9 @@
 //
 // The way of a request: endpoints.go receives it, defaults.go and validate.go turn it into a specification that is
 // whole and right, functions.go decides who may do what, family.go keeps the versions of an LLM function alike,
-// store.go writes the row and its event in one transaction, and sealing.go sees to it that a secret is at rest only as
-// ciphertext.
+// sharing.go says which other accounts may use a version, lists.go answers long lists by the page, revision.go compares
+// what a client has seen with what there is, store.go writes the row and its event in one transaction, and sealing.go sees
+// to it that a secret is at rest only as ciphertext.
 package functions
 
 import (
