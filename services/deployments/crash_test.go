@@ -49,8 +49,10 @@ func await(t *testing.T, c <-chan struct{}) {
 
 // Whatever step of a deployment the service dies at, its next life finishes it, once.
 func TestKilledAtEveryStepOfADeployment(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"status", "status told", "queue", "queue made", "launch", "report"} {
 		t.Run(step, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, node("n1", 2))
 			w.start()
 			f := w.version()
@@ -94,9 +96,11 @@ func TestKilledAtEveryStepOfADeployment(t *testing.T) {
 
 // Whatever step of an undeployment the service dies at, nothing is left in the end.
 func TestKilledAtEveryStepOfAnUndeployment(t *testing.T) {
+	t.Parallel()
 	for _, gracefully := range []bool{false, true} {
 		for _, step := range []string{"status", "status told", "end", "ended"} {
 			t.Run(step, func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t, node("n1", 1))
 				w.start()
 				f := w.version()

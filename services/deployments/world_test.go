@@ -43,7 +43,7 @@ func TestModuleIsComplete(t *testing.T) {
 
 const (
 	account = "acct-77"
-	soon    = 15 * time.Second
+	soon    = 30 * time.Second
 )
 
 // launched is an order that a node took.
