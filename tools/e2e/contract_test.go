@@ -224,7 +224,7 @@ func TestTheExamplesOfTheDocument(t *testing.T) {
 			}
 			return true
 		}
-		soon(t, patience, s.Operation, ask, func() string { return a.String() })
+		soon(t, patience, s.Operation, ask, func() string { return a.String() }) //nolint:gocritic // a changes with every try
 		require.NotNil(t, operation.Responses.Status(a.status), "%s: %s", s.Operation, a)
 		if s.Response != nil {
 			sameShape(t, s.Operation, s.Response, decoded(t, a))

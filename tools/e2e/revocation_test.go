@@ -39,8 +39,7 @@ func TestChangesReachThreeGateways(t *testing.T) {
 	v := admin.create("revoked")
 	admin.deploy(v, scale{min: 1, max: 1, slots: 64})
 	for _, door := range doors {
-		calls := admin.caller().through(door).load(v, 1)
-		defer calls.stop()
+		t.Cleanup(admin.caller().through(door).load(v, 1).stop)
 	}
 
 	type change struct {

@@ -65,9 +65,12 @@ type openAPIDocument struct {
 }
 
 func (d *openAPIDocument) add(op gateway.Operation) {
+	key := op.Method + " " + op.Path
+	sample := d.examples[key]
+	delete(d.examples, key)
 	o := object{
 		"operationId": operationID(op), "summary": op.Summary, "tags": []string{op.Area},
-		"responses": object{strconv.Itoa(op.Status): d.answer(op), "default": d.refusal(op)},
+		"responses": object{strconv.Itoa(op.Status): d.answer(op, sample.Response), "default": d.refusal(op)},
 	}
 	if op.Row == nil {
 		o["security"] = []object{}
@@ -82,20 +85,12 @@ func (d *openAPIDocument) add(op gateway.Operation) {
 	if len(parameters) > 0 {
 		o["parameters"] = parameters
 	}
-	key := op.Method + " " + op.Path
-	sample := d.examples[key]
-	delete(d.examples, key)
 	if body != nil {
 		content := object{"schema": body}
 		if sample.Request != nil {
 			content["example"] = sample.Request
 		}
 		o["requestBody"] = object{"content": object{"application/json": content}}
-	}
-	if sample.Response != nil {
-		for _, media := range o["responses"].(object)[strconv.Itoa(op.Status)].(object)["content"].(object) {
-			media.(object)["example"] = sample.Response
-		}
 	}
 	item, ok := d.paths[op.Path].(object)
 	if !ok {
@@ -143,7 +138,11 @@ func (d *openAPIDocument) request(op gateway.Operation) (parameters []object, bo
 }
 
 // answer is the response of success: the output type without the fields that travel as headers.
-func (d *openAPIDocument) answer(op gateway.Operation) object {
+func (d *openAPIDocument) answer(op gateway.Operation, sample any) object {
+	content := object{}
+	if sample != nil {
+		content["example"] = sample
+	}
 	r := object{"description": http.StatusText(op.Status)}
 	media := op.Media
 	if media == "" {
@@ -157,11 +156,14 @@ func (d *openAPIDocument) answer(op gateway.Operation) object {
 				headers[name] = object{"schema": object{"type": "string"}}
 			}
 		}
-		r["content"] = object{media: object{"schema": d.schemas.of(op.Output)}}
+		content["schema"] = d.schemas.of(op.Output)
 	case op.Output != nil:
-		r["content"] = object{media: object{"schema": d.schemas.of(op.Output)}}
+		content["schema"] = d.schemas.of(op.Output)
 	case op.Media != "":
-		r["content"] = object{media: object{"schema": object{}}}
+		content["schema"] = object{}
+	}
+	if len(content) > 0 {
+		r["content"] = object{media: content}
 	}
 	if len(headers) > 0 {
 		r["headers"] = headers
