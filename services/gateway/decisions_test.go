@@ -230,7 +230,7 @@ func TestNoCredentialAppearsAnywhere(t *testing.T) {
 			answers.WriteString(do(t, client(t, false), r).body)
 		}
 	}
-	var seen func(access.Decision) bool = func(d access.Decision) bool { return d.Credential.KeyID == c.ID }
+	seen := func(d access.Decision) bool { return d.Credential.KeyID == c.ID }
 	require.Eventually(t, func() bool { n, _, _ := rec.counted(seen); return n > 0 }, patient, tick)
 	families, err := g.metrics.Gather()
 	require.NoError(t, err)

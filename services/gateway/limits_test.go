@@ -71,7 +71,7 @@ func TestAKeyHasSoManyRequestsInFlight(t *testing.T) {
 	require.Equal(t, "1", got.Header.Get("Retry-After"))
 	close(proceed)
 	require.Equal(t, 200, (<-first).StatusCode)
-	require.Eventually(t, func() bool { return list(t, s, bearer).StatusCode == 200 }, patient, tick)
+	require.Eventually(t, func() bool { return list(t, s, bearer).StatusCode == http.StatusOK }, patient, tick)
 }
 
 func TestMeter(t *testing.T) {

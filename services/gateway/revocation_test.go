@@ -218,7 +218,7 @@ func TestSigningKeysRotateUnderLoadWithoutARefusal(t *testing.T) {
 				}
 				// A token that is new each time is verified each time.
 				for _, bearer := range []string{old, s.token(t, nil)} {
-					if got := do(t, c, request(t, "GET", s.url+"/v2/nvcf/functions", nil, "Authorization", auth(bearer))); got.StatusCode != 200 {
+					if got := do(t, c, request(t, "GET", s.url+"/v2/nvcf/functions", nil, "Authorization", auth(bearer))); got.StatusCode != http.StatusOK {
 						bad <- got.StatusCode
 					}
 				}
