@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
@@ -168,6 +169,36 @@ func (s *Store) withdraw(ctx context.Context, tx pgx.Tx, k kind, id string, now 
 	return s.revoke(ctx, tx, s.journal, keys.TokenRevocation{
 		Subject: id, IssuedBefore: after, ExpiresAt: after.Add(keys.ConsoleTokenLife + keys.TokenLeeway), Reason: reason,
 	})
+}
+
+// publishPatience is how long an answer waits for a revocation to reach the stream.
+const publishPatience = 2 * time.Second
+
+// ending runs a transaction that revokes the tokens of a subject, and returns when everybody can know of it, or after two
+// seconds without: then the right is gone here, and elsewhere as soon as the bus is back. It polls, because the relay that
+// publishes the event may run in another replica.
+func (s *Store) ending(ctx context.Context, id string, change func(pgx.Tx) error) error {
+	if err := s.tx(ctx, change); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	event := keys.TokenRevoked.Subject(access.DefaultAccount, id)
+	for delay := time.Millisecond; s.pending(ctx, event); delay = min(2*delay, 50*time.Millisecond) {
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// pending tells whether an event still waits in the outbox.
+func (s *Store) pending(ctx context.Context, subject string) (waits bool) {
+	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM keys.outbox WHERE subject = $1)`, subject).Scan(&waits)
+	return err == nil && waits
 }
 
 // record writes an event about a subject.

@@ -112,7 +112,7 @@ func (s *Store) application(ctx context.Context, id string) (*application, error
 
 // enableApplication sets whether an application may sign in; what a disabled one holds is refused.
 func (s *Store) enableApplication(ctx context.Context, a application, enabled bool, now time.Time) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error {
+	err := s.ending(ctx, a.ID, func(tx pgx.Tx) error {
 		var was bool
 		err := tx.QueryRow(ctx, `SELECT enabled FROM keys.directory_applications WHERE id = $1 FOR UPDATE`, a.ID).Scan(&was)
 		switch {
@@ -162,7 +162,7 @@ func (s *Store) renewSecret(ctx context.Context, a application, now time.Time) e
 
 // deleteApplication removes an application and its rules, and refuses what it was given.
 func (s *Store) deleteApplication(ctx context.Context, a application, now time.Time) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error { return s.removeApplication(ctx, tx, a, now) })
+	err := s.ending(ctx, a.ID, func(tx pgx.Tx) error { return s.removeApplication(ctx, tx, a, now) })
 	if err != nil {
 		return fmt.Errorf("delete application: %w", err)
 	}

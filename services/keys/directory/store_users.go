@@ -107,7 +107,7 @@ func (s *Store) usersWithPasswordFrom(ctx context.Context, origin string) ([]use
 
 // setPassword gives a user another password and ends its logins; errGone tells that the user was deleted meanwhile.
 func (s *Store) setPassword(ctx context.Context, u user, now time.Time, reason string) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error {
+	err := s.ending(ctx, u.ID, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE keys.directory_users SET password_hash = $2, password_from = $3, must_change = $4, updated_at = $5 WHERE id = $1`,
 			u.ID, u.hash, u.passwordFrom, u.mustChange, now)
 		if err != nil {
@@ -128,7 +128,7 @@ func (s *Store) setPassword(ctx context.Context, u user, now time.Time, reason s
 }
 
 func (s *Store) signOut(ctx context.Context, u user, now time.Time) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error {
+	err := s.ending(ctx, u.ID, func(tx pgx.Tx) error {
 		if err := s.end(ctx, tx, person, u.ID, now, "signed out"); err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (s *Store) signOut(ctx context.Context, u user, now time.Time) error {
 
 // deleteUser removes a user, its access keys and its rules, and refuses what they were given.
 func (s *Store) deleteUser(ctx context.Context, u user, now time.Time) error {
-	err := s.tx(ctx, func(tx pgx.Tx) error {
+	err := s.ending(ctx, u.ID, func(tx pgx.Tx) error {
 		if err := s.end(ctx, tx, person, u.ID, now, "user deleted"); err != nil {
 			return err
 		}
