@@ -213,15 +213,21 @@ func openPrivate(lc fx.Lifecycle, db *private.Server, h *health.Registry) (*pgxp
 	return pool, nil
 }
 
+// lockPatience is how long a start waits for the lock. A sirocco that was killed while it was starting a process leaves
+// the lock to that process, which lets go of it as soon as it becomes its own program.
+const lockPatience = 2 * time.Second
+
 // lockDir makes sure that one process at a time works in a data directory.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("another sirocco already runs in %s; stop it, or set SIROCCO_DATA_DIR to a directory of its own", dir)
+	for began := time.Now(); unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > lockPatience {
+			_ = f.Close()
+			return nil, fmt.Errorf("another sirocco already runs in %s; stop it, or set SIROCCO_DATA_DIR to a directory of its own", dir)
+		}
 	}
 	return func() { _ = f.Close() }, nil
 }
