@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
@@ -266,6 +267,9 @@ const maxDepth = 64
 func checkObject(b []byte) error {
 	if len(bytes.TrimSpace(b)) == 0 {
 		return badBody("is empty; a JSON object is required")
+	}
+	if !utf8.Valid(b) { // the decoder would put U+FFFD in its place, and nobody would know
+		return badBody("is not UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
