@@ -727,9 +727,26 @@ func (u *Deployments) ofVersion(ctx context.Context, row access.Row, functionID,
 		return nil, err
 	}
 	if d == nil || !d.visible() || u.deleted(ctx, d) {
-		return nil, noDeployment(versionID)
+		return nil, u.absent(ctx, row, functionID, versionID)
 	}
 	return d, covered(ctx, row, d.FunctionID, d.VersionID)
+}
+
+// absent says that a version has no deployment, to those who may know: a key that does not cover a function of its
+// account is refused, deployed or not, and only what does not exist is not found for it.
+func (u *Deployments) absent(ctx context.Context, row access.Row, functionID, versionID string) error {
+	refusal := covered(ctx, row, functionID, versionID)
+	if refusal == nil {
+		return noDeployment(versionID)
+	}
+	_, err := u.function(ctx, functionID, versionID)
+	switch {
+	case problem.HasCode(err, problem.NotFound):
+		return noDeployment(versionID)
+	case err != nil:
+		return err
+	}
+	return refusal
 }
 
 func (u *Deployments) byID(ctx context.Context, row access.Row, id string) (*deployment, error) {

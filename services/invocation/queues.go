@@ -118,13 +118,13 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 		return contract.DepthResponse{}, problem.New(problem.IllegalState, "Function id '%s': a public function shows its queues to its owner only", req.FunctionID)
 	}
 	answer := contract.DepthResponse{FunctionID: req.FunctionID}
-	hidden := false
+	covered := false
 	for _, t := range found.Targets {
-		if !t.Status.Busy() {
+		if !caller.CoversFunction(own, req.FunctionID, t.VersionID) {
 			continue
 		}
-		if !caller.CoversFunction(own, req.FunctionID, t.VersionID) {
-			hidden = true
+		covered = true
+		if !t.Status.Busy() {
 			continue
 		}
 		waiting, taken, err := q.bus.Depth(ctx, t.VersionID)
@@ -139,7 +139,7 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 	switch {
 	case len(answer.Queues) > 0:
 		return answer, nil
-	case hidden:
+	case !covered && len(found.Targets) > 0: // whether it is deployed is nobody else's business
 		return contract.DepthResponse{}, access.NotCovered(access.ReadQueues, "function "+req.FunctionID)
 	default:
 		return contract.DepthResponse{}, noQueue()
