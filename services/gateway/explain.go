@@ -161,21 +161,23 @@ func (g *Gateway) verdict(r *http.Request, at place, e *entry) access.Explanatio
 	if p != nil {
 		return explained(at, refusalReason(p), p.Detail)
 	}
-	if what := uncovered(r, at, caller); what != "" {
+	if what := g.uncovered(r, at, caller); what != "" {
 		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, what).Detail)
 	}
 	return explained(at, access.ReasonOK, "this credential may "+at.line.row.What)
 }
 
-// uncovered names the object of a path that lies outside the resources of a caller; empty when there is none. Whose the
-// object is, is not looked up: resources for own functions and for shared ones both count.
-func uncovered(r *http.Request, at place, caller access.Caller) string {
+// uncovered names the object of a path that lies outside the resources of a caller; empty when there is none. Resources
+// for shared functions count unless the function is known to be the account's own.
+func (g *Gateway) uncovered(r *http.Request, at place, caller access.Caller) string {
 	function, version := r.PathValue("functionId"), r.PathValue("versionId")
 	task, cluster := r.PathValue("taskId"), r.PathValue("clusterId")
 	switch {
 	case caller.Kind != access.Key:
 	case function != "":
-		covered := caller.CoversFunction(true, function, version) || caller.CoversFunction(false, function, version)
+		answer, err := g.versions.resolve(r.Context(), caller.Account, function)
+		own := err == nil && answer.Owner == caller.Account
+		covered := caller.CoversFunction(true, function, version) || !own && caller.CoversFunction(false, function, version)
 		if version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
 			covered = covered || coversSomeOf(caller, function)
 		}
