@@ -265,7 +265,8 @@ func (a *Accounts) change(ctx context.Context, id string, edit func(*contract.Ac
 	return contract.AccountResponse{Account: *account}, nil
 }
 
-// Associate binds a client that is bound to no account yet.
+// Associate binds a client that is bound to no account yet. Keys that are made from then on for an owner of that name are
+// of the account, too; those it has stay where they are.
 func (a *Accounts) Associate(ctx context.Context, req contract.AccountClientRequest) (contract.AccountResponse, error) {
 	if err := a.checkClient(ctx, req); err != nil {
 		return contract.AccountResponse{}, err
@@ -286,7 +287,8 @@ func (a *Accounts) checkClient(ctx context.Context, req contract.AccountClientRe
 	return nil
 }
 
-// Disassociate takes a client away; the tokens that it has stop working.
+// Disassociate takes a client away; the tokens that it has stop working. A key is of the account, not of who asked for it,
+// and goes on.
 func (a *Accounts) Disassociate(ctx context.Context, req contract.AccountClientRequest) (contract.AccountResponse, error) {
 	if err := a.checkClient(ctx, req); err != nil {
 		return contract.AccountResponse{}, err

@@ -16,6 +16,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 // neighbour stands where the functions service is: it says what an account has, and takes registry credentials.
@@ -49,8 +50,7 @@ func (s *site) functions(t testing.TB) *neighbour {
 		n.added = append(n.added, req)
 		return functions.RegistryCredentialResponse{}, nil
 	})
-	require.NoError(t, server.Start(t.Context()))
-	t.Cleanup(func() { require.NoError(t, server.Stop(context.Background())) })
+	testkit.Run(t, server)
 	return n
 }
 
@@ -266,6 +266,27 @@ func TestClientsOfAnAccount(t *testing.T) {
 	require.True(t, revocations[0].IssuedBefore.After(s.clock.Now()))
 	call(t, s, contract.AssociateClient, contract.AccountClientRequest{NCAID: "globex", AdminClientID: "acme-admin"})
 	require.Equal(t, "globex", call(t, s, contract.Client, contract.ClientRequest{ClientID: "acme-admin"}).Account)
+}
+
+func TestKeysOfAClientAreOfItsAccount(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.functions(t)
+	bind := contract.AccountClientRequest{NCAID: s.account(t, "acme", "").NCAID, AdminClientID: "team-a@corp.example"}
+	account := func(value string) string { return s.grants(t, value).Credential.Account }
+	before := s.create(t)
+	require.Equal(t, bind.AdminClientID, before.OwnerID)
+	require.Equal(t, access.DefaultAccount, account(before.Value))
+
+	call(t, s, contract.AssociateClient, bind)
+	acme := s.create(t)
+	require.Equal(t, "acme", account(acme.Value))
+	require.Equal(t, access.DefaultAccount, account(before.Value), "a key never changes its account")
+
+	call(t, s, contract.DisassociateClient, bind)
+	require.Equal(t, access.DefaultAccount, account(s.create(t).Value))
+	rotated := call(t, s, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(acme.ID)})
+	require.Equal(t, "acme", account(rotated.Value))
 }
 
 func TestKeyStaysInItsAccount(t *testing.T) {

@@ -132,7 +132,8 @@ func (k *Keys) create(ctx context.Context, tx pgx.Tx, issuer contract.Issuer, st
 	return answer, nil
 }
 
-// accountFor is the account of an owner who has none yet: that of a token that asks, else the default one.
+// accountFor is the account of an owner who has none yet: that of a token that asks, else the default one. An owner that
+// is a client of an account has that, whoever asks.
 func accountFor(ctx context.Context) string {
 	if caller := access.CallerFrom(ctx); caller.Kind == access.JWT && caller.Account != "" {
 		return caller.Account

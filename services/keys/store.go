@@ -190,7 +190,7 @@ func (s *Store) create(ctx context.Context, tx pgx.Tx, r *record, limit int, dra
 	batch.Queue(`SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, createLock(r.ownerID, r.serviceID)).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&locked) })
 	batch.Queue(makeOwner, ownerUser, r.ownerID, r.account, r.createdAt)
-	batch.Queue(holdOwner, ownerUser, r.ownerID).QueryRow(func(row pgx.Row) error { return row.Scan(&r.account, &ownerSuspended) })
+	batch.Queue(accountNow, ownerUser, r.ownerID).QueryRow(func(row pgx.Row) error { return row.Scan(&r.account, &ownerSuspended) })
 	batch.Queue(`SELECT `+liveKeys, ownerUser, r.ownerID, r.serviceID, r.createdAt, r.clusterID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&live) })
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
@@ -211,16 +211,19 @@ func createLock(ownerID, serviceID string) string {
 	return "sirocco.keys.create\x1f" + serviceID + "\x1f" + ownerID
 }
 
-// An owner is made with its first key, which takes its account over, and is kept from being suspended meanwhile.
+// An owner is made with its first key and is kept from being suspended meanwhile. A new key takes the account over to
+// which a client of the owner's name is bound now, else that which the owner was made with.
 const (
+	accountNow = `SELECT coalesce((SELECT c.account FROM keys.clients c WHERE c.id = o.owner_id), o.account), o.status = 'SUSPENDED'
+		FROM keys.owners o WHERE o.owner_type = $1 AND o.owner_id = $2 FOR SHARE OF o`
 	makeOwner = `INSERT INTO keys.owners (owner_type, owner_id, account, status_updated_at, created_at) VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING`
-	holdOwner = `SELECT account, status = 'SUSPENDED' FROM keys.owners WHERE owner_type = $1 AND owner_id = $2 FOR SHARE`
+	holdOwner = `SELECT status = 'SUSPENDED' FROM keys.owners WHERE owner_type = $1 AND owner_id = $2 FOR SHARE`
 )
 
 // lockOwner keeps the owner of a key from being suspended meanwhile.
 func lockOwner(ctx context.Context, tx pgx.Tx, r *record) error {
 	var suspended bool
-	err := tx.QueryRow(ctx, holdOwner, ownerUser, r.ownerID).Scan(&r.account, &suspended)
+	err := tx.QueryRow(ctx, holdOwner, ownerUser, r.ownerID).Scan(&suspended)
 	switch {
 	case err != nil:
 		return fmt.Errorf("lock owner: %w", err)

@@ -39,7 +39,7 @@ func newAccount(s *session) *cobra.Command {
 				use: "update ACCOUNT", short: "Change an account's name or limits", method: http.MethodPatch, path: one, table: shown,
 				members: append([]member{{flag: "name", name: "name", usage: "4 to 36 letters, digits, - and _"}}, bounds...),
 			},
-			{use: "associate ACCOUNT", short: "Let a client's tokens act for an account", method: http.MethodPatch, path: one + "/clients/associate", members: []member{client}, table: shown},
+			{use: "associate ACCOUNT", short: "Let a client's tokens, and keys made for an owner of that name, act for an account", method: http.MethodPatch, path: one + "/clients/associate", members: []member{client}, table: shown},
 			{use: "disassociate ACCOUNT", short: "Take a client away", method: http.MethodPatch, path: one + "/clients/disassociate", members: []member{client}, table: shown},
 			{use: "delete ACCOUNT", short: "Delete an account that owns nothing", method: http.MethodDelete, path: one, done: "deleted %s"},
 		})
