@@ -12,11 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
@@ -25,7 +22,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -60,8 +56,7 @@ func newWorld(t *testing.T) *world {
 	w.conn = testkit.Conn(t, w.nats)
 	require.NoError(t, w.conn.Declare(t.Context(), "agent"))
 	w.start()
-	t.Cleanup(func() { w.stop() })
-	stop, err := w.conn.Watch(t.Context(), event.Clusters, func(env event.Envelope) {
+	testkit.Watch(t, w.conn, event.Clusters, func(env event.Envelope) {
 		if m, ok := bus.As[clusters.NodeChanged](env, clusters.NodeMoved); ok {
 			w.moves <- m
 		}
@@ -69,26 +64,19 @@ func newWorld(t *testing.T) *world {
 			w.lives <- m
 		}
 	})
-	require.NoError(t, err)
-	t.Cleanup(stop)
 	return w
 }
 
 func (w *world) start() {
 	w.t.Helper()
-	conn := testkit.Conn(w.t, w.nats)
 	trap := w.clock.Trap().NewTicker("sweep")
 	defer trap.Close()
-	s := NewService(app.Platform{
-		Log: zaptest.NewLogger(w.t, zaptest.Level(zap.ErrorLevel)), Conn: conn, Pool: w.pool,
-		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: w.clock,
-	})
-	require.NoError(w.t, s.Start(context.Background()))
+	s := NewService(testkit.Platform(w.t, testkit.Conn(w.t, w.nats), w.pool, w.clock))
+	w.stop = testkit.Run(w.t, s)
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
 	trap.MustWait(ctx).MustRelease(ctx)
-	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, 20*time.Second, 5*time.Millisecond)
-	w.stop = func() { require.NoError(w.t, s.Stop(context.Background())) }
+	testkit.Ready(w.t, s)
 }
 
 // pass moves the clock in steps of the sweep.

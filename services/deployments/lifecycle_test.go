@@ -19,6 +19,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func as(ctx context.Context, change func(*access.Caller)) context.Context {
@@ -32,15 +33,13 @@ func (w *world) counted(name string) func(entity string) int {
 	w.t.Helper()
 	var mu sync.Mutex
 	counts := map[string]int{}
-	stop, err := w.conn.Watch(w.t.Context(), event.Deployments, func(env event.Envelope) {
+	testkit.Watch(w.t, w.conn, event.Deployments, func(env event.Envelope) {
 		mu.Lock()
 		defer mu.Unlock()
 		if env.Type == name {
 			counts[env.DeploymentID]++
 		}
 	})
-	require.NoError(w.t, err)
-	w.t.Cleanup(stop)
 	return func(entity string) int {
 		mu.Lock()
 		defer mu.Unlock()

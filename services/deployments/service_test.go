@@ -18,6 +18,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func TestDeployBecomesActive(t *testing.T) {
@@ -411,13 +412,11 @@ func TestTwoReplicasPlaceEveryDeviceOnce(t *testing.T) {
 func TestWaitingForCapacityIsExplainedAndEnds(t *testing.T) {
 	w := newWorld(t, node("n1", 2))
 	reasons := make(chan string, 16)
-	stop, err := w.conn.Watch(t.Context(), event.Deployments, func(env event.Envelope) {
+	testkit.Watch(t, w.conn, event.Deployments, func(env event.Envelope) {
 		if u, ok := bus.As[contract.Unplaced](env, contract.InstanceUnplaced); ok {
 			reasons <- u.Reason
 		}
 	})
-	require.NoError(t, err)
-	t.Cleanup(stop)
 	w.capacity("n1", func(n *clusters.Node) { n.Devices[0].State = clusters.Foreign })
 	w.start()
 	f := w.version()

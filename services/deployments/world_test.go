@@ -13,11 +13,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
@@ -30,7 +27,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -111,10 +107,10 @@ func newWorld(t *testing.T, nodes ...clusters.Node) *world {
 	inventory := bus.NewServer(w.conn, "cluster-inventory")
 	bus.Serve(inventory, clusters.Nodes, w.listNodes)
 	bus.Serve(inventory, clusters.FindQuotaRules, w.listRules)
-	w.run(inventory)
+	testkit.Run(t, inventory)
 	queues := bus.NewServer(w.conn, "invocation")
 	bus.Serve(queues, invocation.EnsureQueue, w.ensureQueue)
-	w.run(queues)
+	testkit.Run(t, queues)
 	return w
 }
 
@@ -136,14 +132,6 @@ func (w *world) ensureQueue(_ context.Context, r invocation.QueueRequest) (rpc.N
 	return rpc.None{}, w.interrupted("queue made")
 }
 
-func (w *world) run(s *bus.Server) (stop func()) {
-	w.t.Helper()
-	require.NoError(w.t, s.Start(w.t.Context()))
-	stop = sync.OnceFunc(func() { require.NoError(w.t, s.Stop(context.Background())) })
-	w.t.Cleanup(stop)
-	return stop
-}
-
 func (w *world) serveFunctions() (stop func()) {
 	fns := bus.NewServer(w.conn, "functions")
 	bus.Serve(fns, functions.Lookup, w.lookup)
@@ -153,26 +141,20 @@ func (w *world) serveFunctions() (stop func()) {
 		defer w.mu.Unlock()
 		return rpc.None{}, w.gone[r.VersionID]
 	})
-	return w.run(fns)
+	return testkit.Run(w.t, fns)
 }
 
 // start runs one replica of the service and waits until it serves.
 func (w *world) start() (stop func()) {
 	w.t.Helper()
-	conn := testkit.Conn(w.t, w.nats)
-	s := NewService(app.Platform{
-		Log: zaptest.NewLogger(w.t, zaptest.Level(zap.ErrorLevel)), Conn: conn, Pool: w.pool,
-		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: quartz.NewReal(),
-	}, w.cfg)
-	require.NoError(w.t, s.Start(context.Background()))
+	s := NewService(testkit.Platform(w.t, testkit.Conn(w.t, w.nats), w.pool, quartz.NewReal()), w.cfg)
+	stop = testkit.Run(w.t, s)
 	w.kill = sync.OnceFunc(func() {
 		now, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = s.Stop(now) // nothing is waited for
 	})
-	stop = sync.OnceFunc(func() { require.NoError(w.t, s.Stop(context.Background())) })
-	w.t.Cleanup(stop)
-	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, soon, 5*time.Millisecond)
+	testkit.Ready(w.t, s)
 	return stop
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
 	"go.uber.org/zap"
@@ -27,7 +26,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -71,7 +69,7 @@ func newWorldWith(t testing.TB, cfg Config) *world {
 	w.conn = testkit.Conn(t, w.nats)
 	w.serveAccounts()
 	w.start(cfg, zap.New(core))
-	stop, err := w.conn.Watch(t.Context(), event.Functions, func(env event.Envelope) {
+	testkit.Watch(t, w.conn, event.Functions, func(env event.Envelope) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.events = append(w.events, env)
@@ -80,21 +78,17 @@ func newWorldWith(t testing.TB, cfg Config) *world {
 		default:
 		}
 	})
-	require.NoError(t, err)
-	t.Cleanup(stop)
 	return w
 }
 
 // start runs a replica until the test ends.
 func (w *world) start(cfg Config, log *zap.Logger) {
 	w.t.Helper()
-	s := NewService(app.Platform{
-		Log: log, Conn: testkit.Conn(w.t, w.nats), Pool: w.pool,
-		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: w.clock,
-	}, cfg)
-	require.NoError(w.t, s.Start(context.Background()))
-	w.t.Cleanup(func() { require.NoError(w.t, s.Stop(context.Background())) })
-	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, patience, 2*time.Millisecond, "%v", s.Check(w.t.Context()))
+	p := testkit.Platform(w.t, testkit.Conn(w.t, w.nats), w.pool, w.clock)
+	p.Log = log
+	s := NewService(p, cfg)
+	testkit.Run(w.t, s)
+	testkit.Ready(w.t, s)
 }
 
 // story waits for n events about a version and returns all of them by type.
@@ -139,8 +133,7 @@ func (w *world) serveAccounts() {
 		}
 		return keys.AccountResponse{Account: a}, nil
 	})
-	require.NoError(w.t, s.Start(w.t.Context()))
-	w.t.Cleanup(func() { require.NoError(w.t, s.Stop(context.Background())) })
+	testkit.Run(w.t, s)
 }
 
 // serveDeployments plays the deployments service, which knows instances.
@@ -148,8 +141,7 @@ func (w *world) serveDeployments(h func(context.Context, deployments.InstancesRe
 	w.t.Helper()
 	s := bus.NewServer(w.conn, "deployments")
 	bus.Serve(s, deployments.Instances, h)
-	require.NoError(w.t, s.Start(w.t.Context()))
-	w.t.Cleanup(func() { require.NoError(w.t, s.Stop(context.Background())) })
+	testkit.Run(w.t, s)
 }
 
 // Callers.

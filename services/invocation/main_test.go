@@ -12,11 +12,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/deployments"
@@ -27,7 +25,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
@@ -81,32 +78,24 @@ func newWorldOn(t *testing.T, connect func() *bus.Conn) *world {
 	require.NoError(t, w.conn.Declare(t.Context(), "deployments"))
 	require.NoError(t, w.conn.Declare(t.Context(), "functions"))
 	require.NoError(t, w.conn.Declare(t.Context(), "invocation"))
-	stop, err := w.conn.Watch(t.Context(), event.Invocations, func(env event.Envelope) {
+	testkit.Watch(t, w.conn, event.Invocations, func(env event.Envelope) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.facts = append(w.facts, env)
 	})
-	require.NoError(t, err)
-	t.Cleanup(stop)
 	s := bus.NewServer(connect(), "functions")
 	bus.Serve(s, functions.Resolve, w.resolve)
 	bus.Serve(s, functions.Lookup, w.lookup)
-	require.NoError(t, s.Start(t.Context()))
-	t.Cleanup(func() { require.NoError(t, s.Stop(context.Background())) })
+	testkit.Run(t, s)
 	return w
 }
 
 // start runs a replica until the test ends or stop is called.
 func (w *world) start() (stop func()) {
 	w.t.Helper()
-	s := NewService(app.Platform{
-		Log: zaptest.NewLogger(w.t, zaptest.Level(zap.DPanicLevel)), Conn: w.connect(), Pool: w.pool,
-		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: quartz.NewReal(),
-	})
-	require.NoError(w.t, s.Start(w.t.Context()))
-	stop = sync.OnceFunc(func() { require.NoError(w.t, s.Stop(context.Background())) })
-	w.t.Cleanup(stop)
-	require.Eventually(w.t, func() bool { return s.Check(w.t.Context()) == nil }, patience, tick)
+	s := NewService(testkit.Platform(w.t, w.connect(), w.pool, quartz.NewReal()))
+	stop = testkit.Run(w.t, s)
+	testkit.Ready(w.t, s)
 	return stop
 }
 

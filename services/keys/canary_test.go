@@ -13,6 +13,7 @@ import (
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 // TestNoSecretLeavesTheAnswer searches database, events and logs for every key and token that was given out, and for
@@ -24,7 +25,7 @@ func TestNoSecretLeavesTheAnswer(t *testing.T) {
 	require.NoError(t, s.conn.Declare(t.Context(), "keys"))
 	events := s.events(t)
 	cfg := config(t)
-	ready(t, s.replica(t, cfg))
+	testkit.Ready(t, s.replica(t, cfg))
 
 	var needles []string
 	secret := func(value string) { needles = append(needles, value, hex.EncodeToString([]byte(value))) }

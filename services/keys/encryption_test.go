@@ -35,7 +35,7 @@ func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
 	before := config(t)
 	before.DataDir, before.EncryptionKey = "", encode(1, seal.KeySize)
 	old := s.replica(t, before)
-	ready(t, old)
+	testkit.Ready(t, old)
 	made, token := s.create(t), call(t, s, contract.MintAdminToken, rpc.None{}).Value
 	set := call(t, s, contract.PublicKeys, rpc.None{})
 	first := call(t, s, contract.GetEncryption, rpc.None{})
@@ -46,7 +46,7 @@ func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
 	after := before
 	after.EncryptionKey, after.PreviousEncryptionKey = encode(2, seal.KeySize), before.EncryptionKey
 	for range 2 {
-		ready(t, s.replica(t, after))
+		testkit.Ready(t, s.replica(t, after))
 	}
 	status := call(t, s, contract.RotateEncryption, rpc.None{})
 	require.Equal(t, 2, status.Rewrapped, "the data-domain key and the signing key")
@@ -55,7 +55,7 @@ func TestEncryptionKeyIsReplacedUnderTheSignerAndTheKeys(t *testing.T) {
 	require.Equal(t, wire.Keys{Current: status.Current, Previous: []string{}}, call(t, s, contract.RotateEncryption, rpc.None{}))
 
 	after.PreviousEncryptionKey = ""
-	ready(t, s.replica(t, after))
+	testkit.Ready(t, s.replica(t, after))
 	for range 10 {
 		require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
 		require.Equal(t, set, call(t, s, contract.PublicKeys, rpc.None{}))
@@ -99,7 +99,7 @@ func TestSecretsOfTheFirstReleaseStillOpen(t *testing.T) {
 			s.exec(t, `INSERT INTO keys.signing_keys (kid, state, private_key, state_since) VALUES ($1, 'current', $2, $3)`, kid, older("signing-key/"+kid, der), s.clock.Now())
 
 			svc := s.replica(t, cfg)
-			ready(t, svc)
+			testkit.Ready(t, svc)
 			require.Equal(t, kid, call(t, s, contract.PublicKeys, rpc.None{}).Keys[0].ID)
 			made := s.create(t)
 			format, err := NewFormat("nvapi-nvcf-stg-", domainKey)
@@ -113,7 +113,7 @@ func TestSecretsOfTheFirstReleaseStillOpen(t *testing.T) {
 			status, err := vault.Settle(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, 2, status.Rewrapped)
-			ready(t, s.replica(t, cfg))
+			testkit.Ready(t, s.replica(t, cfg))
 			require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
 			verify(t, s, call(t, s, contract.MintAdminToken, rpc.None{}).Value, call(t, s, contract.PublicKeys, rpc.None{}).Keys[0])
 		})
@@ -171,10 +171,10 @@ func TestRotationsTellNoSecret(t *testing.T) {
 	cfg := config(t)
 	cfg.DataDir, cfg.EncryptionKey = "", encode('o', seal.KeySize)
 	old := s.replica(t, cfg)
-	ready(t, old)
+	testkit.Ready(t, old)
 	stop(t, old)
 	cfg.EncryptionKey, cfg.PreviousEncryptionKey = encode('n', seal.KeySize), cfg.EncryptionKey
-	ready(t, s.replica(t, cfg))
+	testkit.Ready(t, s.replica(t, cfg))
 
 	var said strings.Builder
 	note := func(answer any) {

@@ -21,6 +21,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/store"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func TestCreatedKeyIsShownOnceAndMaskedAfterwards(t *testing.T) {
@@ -542,7 +543,7 @@ func TestReaperRunsWithTheService(t *testing.T) {
 	cfg := config(t)
 	cfg.ReapInterval = time.Hour
 	trap := s.clock.Trap().NewTicker("reaper")
-	ready(t, s.replica(t, cfg))
+	testkit.Ready(t, s.replica(t, cfg))
 	made := trap.MustWait(t.Context())
 	made.MustRelease(t.Context())
 	trap.Close()

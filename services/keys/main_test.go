@@ -1,22 +1,18 @@
 package keys
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"math"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/quartz"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
@@ -25,7 +21,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -44,32 +39,15 @@ type site struct {
 	conn  *bus.Conn
 	clock *quartz.Mock
 	log   *zap.Logger
-	logs  *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	logs  *testkit.Logs
 }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{nats: testkit.NATS(t), pool: testkit.Database(t, "keys", app.Migrations(migrations)), logs: &lockedBuffer{}}
+	s := &site{nats: testkit.NATS(t), pool: testkit.Database(t, "keys", app.Migrations(migrations))}
 	s.clock = quartz.NewMock(t).WithLogger(quartz.NoOpLogger)
 	s.clock.Set(time.Date(2031, 5, 1, 8, 0, 0, 125_000_000, time.UTC))
-	s.log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(s.logs), zap.DebugLevel))
+	s.log, s.logs = testkit.NewLogs()
 	s.conn = s.connect(t)
 	return s
 }
@@ -95,12 +73,11 @@ func config(t testing.TB) Config {
 // replica starts one without waiting for it.
 func (s *site) replica(t testing.TB, cfg Config) *app.Service {
 	t.Helper()
-	svc, err := newService(app.Platform{
-		Log: s.log, Conn: s.connect(t), Pool: s.pool, Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: s.clock,
-	}, cfg)
+	p := testkit.Platform(t, s.connect(t), s.pool, s.clock)
+	p.Log = s.log
+	svc, err := newService(p, cfg)
 	require.NoError(t, err)
-	require.NoError(t, svc.Start(t.Context()))
-	t.Cleanup(func() { stop(t, svc) })
+	testkit.Run(t, svc)
 	return svc
 }
 
@@ -111,16 +88,11 @@ func stop(t testing.TB, svc *app.Service) {
 	require.NoError(t, svc.Stop(ctx))
 }
 
-func ready(t testing.TB, svc *app.Service) {
-	t.Helper()
-	require.Eventually(t, func() bool { return svc.Check(t.Context()) == nil }, waitUp, poll)
-}
-
 // start is a site with one ready replica.
 func start(t testing.TB) *site {
 	t.Helper()
 	s := newSite(t)
-	ready(t, s.replica(t, config(t)))
+	testkit.Ready(t, s.replica(t, config(t)))
 	return s
 }
 
@@ -176,9 +148,7 @@ func (s *site) create(t testing.TB) contract.Key {
 func (s *site) events(t testing.TB) <-chan event.Envelope {
 	t.Helper()
 	all := make(chan event.Envelope, 1024)
-	stop, err := s.conn.Watch(t.Context(), event.Keys, func(e event.Envelope) { all <- e })
-	require.NoError(t, err)
-	t.Cleanup(stop)
+	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) { all <- e })
 	return all
 }
 

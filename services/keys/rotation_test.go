@@ -19,6 +19,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/store"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 const keyLife = 30 * day
@@ -305,7 +306,7 @@ func TestCompromiseReachesEveryReplica(t *testing.T) {
 	s := newSite(t)
 	cfg := config(t)
 	for _, svc := range []*app.Service{s.replica(t, cfg), s.replica(t, cfg), s.replica(t, cfg)} {
-		ready(t, svc)
+		testkit.Ready(t, svc)
 	}
 	events := s.events(t)
 	lost := call(t, s, contract.SigningKeys, rpc.None{}).Keys[0].ID

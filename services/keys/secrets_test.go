@@ -16,6 +16,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/seal"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func encode(b byte, size int) string {
@@ -58,7 +59,7 @@ func TestReplicasThatStartAtOnceShareTheirSecrets(t *testing.T) {
 				services[i] = s.replica(t, cfg())
 			}
 			for _, svc := range services {
-				ready(t, svc)
+				testkit.Ready(t, svc)
 			}
 			// Whichever replica answers, it knows what the others made.
 			first := call(t, s, contract.PublicKeys, rpc.None{})
@@ -84,11 +85,11 @@ func TestRestartKeepsKeysAndTokens(t *testing.T) {
 				cfg.DataDir = ""
 			}
 			svc := s.replica(t, cfg)
-			ready(t, svc)
+			testkit.Ready(t, svc)
 			made, before := s.create(t), call(t, s, contract.PublicKeys, rpc.None{})
 			token := call(t, s, contract.MintAdminToken, rpc.None{}).Value
 			stop(t, svc)
-			ready(t, s.replica(t, cfg))
+			testkit.Ready(t, s.replica(t, cfg))
 			require.True(t, call(t, s, contract.Resolve, contract.ResolveRequest{Bearer: made.Value}).Known)
 			after := call(t, s, contract.PublicKeys, rpc.None{})
 			require.Equal(t, before, after)
@@ -155,7 +156,7 @@ func TestReplicaWithoutTheRightKeySaysWhatToDo(t *testing.T) {
 func TestServiceWithForeignSecretsIsNotReadyAndSaysWhy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	ready(t, s.replica(t, config(t)))
+	testkit.Ready(t, s.replica(t, config(t)))
 	other := s.replica(t, config(t))
 	require.Eventually(t, func() bool {
 		err := other.Check(t.Context())
@@ -193,15 +194,15 @@ func TestDomainKeyIsReplacedWithoutEndingKeys(t *testing.T) {
 	repeated.IdempotencyKey = "again"
 
 	before := s.replica(t, with(1, 0))
-	ready(t, before)
+	testkit.Ready(t, before)
 	old := call(t, s, contract.Create, repeated)
 	stop(t, before)
 	// First every replica learns of the new key, then each makes keys under it; any two that run at once agree.
 	learned := s.replica(t, with(1, 2))
-	ready(t, learned)
+	testkit.Ready(t, learned)
 	require.True(t, works(old))
 	swapped := s.replica(t, with(2, 1))
-	ready(t, swapped)
+	testkit.Ready(t, swapped)
 	made := []contract.Key{old, s.create(t), s.create(t), s.create(t)}
 	for range 10 {
 		for _, key := range made {
@@ -213,11 +214,11 @@ func TestDomainKeyIsReplacedWithoutEndingKeys(t *testing.T) {
 	require.Equal(t, old.Value, call(t, s, contract.Create, repeated).Value)
 	made = append(made, s.create(t))
 	again := s.replica(t, with(1, 2))
-	ready(t, again) // one that was restarted with the settings of the step before
+	testkit.Ready(t, again) // one that was restarted with the settings of the step before
 	stop(t, again)
 	stop(t, swapped)
 
-	ready(t, s.replica(t, with(2, 1)))
+	testkit.Ready(t, s.replica(t, with(2, 1)))
 	last := s.create(t)
 	for _, key := range append(made, last) {
 		require.True(t, works(key))

@@ -20,6 +20,7 @@ import (
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func TestAdminTokenLooksLikeTheRecipeExpects(t *testing.T) {
@@ -166,7 +167,7 @@ func TestOperatorChoosesScopesAndLifeOfAdminTokens(t *testing.T) {
 			s := newSite(t)
 			cfg := config(t)
 			c.change(&cfg)
-			ready(t, s.replica(t, cfg))
+			testkit.Ready(t, s.replica(t, cfg))
 			token := call(t, s, contract.MintAdminToken, rpc.None{})
 			require.Equal(t, c.life, token.ExpiresAt.Sub(token.CreatedAt))
 			var claimed struct {
@@ -195,7 +196,7 @@ func TestAdminTokensAreNotMintedWithoutEnd(t *testing.T) {
 	s := newSite(t)
 	cfg := config(t)
 	cfg.AdminTokenRate = 3
-	ready(t, s.replica(t, cfg))
+	testkit.Ready(t, s.replica(t, cfg))
 	for range 3 {
 		call(t, s, contract.MintAdminToken, rpc.None{})
 	}

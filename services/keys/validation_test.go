@@ -12,6 +12,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 // document is the authorizations with one policy of these scopes on these resources (type/id).
@@ -62,7 +63,7 @@ func TestLenientWarnsAndStrictRefuses(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	cfg := config(t)
-	ready(t, s.replica(t, cfg))
+	testkit.Ready(t, s.replica(t, cfg))
 	req := s.wanted()
 	req.Authorizations = document("manage_telemetries", "account-functions/*")
 	made := call(t, s, contract.Create, req)
@@ -74,7 +75,7 @@ func TestLenientWarnsAndStrictRefuses(t *testing.T) {
 	strictSite := newSite(t)
 	cfg.PolicyValidation = Strict
 	cfg.DataDir = t.TempDir()
-	ready(t, strictSite.replica(t, cfg))
+	testkit.Ready(t, strictSite.replica(t, cfg))
 	p := refused(t, strictSite, 400, contract.Create, req)
 	require.Equal(t, problem.Validation, p.Code)
 	require.Contains(t, p.Detail, "'manage_telemetries' needs a resource of type */*, the policy has 'account-functions/*'")

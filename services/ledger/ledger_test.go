@@ -12,11 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/audit"
@@ -27,7 +24,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
@@ -63,13 +59,9 @@ func newBench(t *testing.T) bench {
 
 func (b bench) ledger(t *testing.T) *app.Service {
 	t.Helper()
-	s := newService(app.Platform{
-		Log: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)), Conn: testkit.Conn(t, b.nats), Pool: b.pool,
-		Health: health.NewRegistry(), Metrics: prometheus.NewRegistry(), Clock: quartz.NewReal(),
-	})
-	require.NoError(t, s.Start(t.Context()))
-	t.Cleanup(func() { require.NoError(t, s.Stop(context.Background())) })
-	require.Eventually(t, func() bool { return s.Check(t.Context()) == nil }, patience, tick)
+	s := newService(testkit.Platform(t, testkit.Conn(t, b.nats), b.pool, quartz.NewReal()))
+	testkit.Run(t, s)
+	testkit.Ready(t, s)
 	return s
 }
 

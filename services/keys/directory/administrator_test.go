@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 var (
@@ -29,10 +30,10 @@ func passwordOf(name, password string) contract.GrantRequest {
 // restarted stops the directory and starts it with another environment.
 func (s *site) restarted(t *testing.T, tune func(*Config)) {
 	t.Helper()
-	s.stop(t, s.svc)
+	s.stop()
 	tune(&s.cfg)
 	s.start(t)
-	require.Eventually(t, func() bool { return s.svc.Check(t.Context()) == nil }, waitUp, poll)
+	testkit.Ready(t, s.svc)
 }
 
 func TestFirstAdministrator(t *testing.T) {
@@ -60,7 +61,7 @@ func TestFactoryPassword(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.AdminPassword = factoryPassword })
 	require.Contains(t, s.logs.String(), "documented factory password")
 	s.login(t, root, factoryPassword)
-	s.stop(t, s.svc)
+	s.stop()
 
 	s.cfg.TrustMode = secured
 	_, err := s.make(s.svc, newMetrics())

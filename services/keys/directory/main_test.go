@@ -1,7 +1,6 @@
 package directory
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,7 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
@@ -32,7 +30,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
-	"github.com/sirocco-cloud/sirocco/libs/health"
 	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
@@ -53,29 +50,13 @@ type site struct {
 	clock  *quartz.Mock
 	dir    *Directory
 	svc    *app.Service
-	logs   *lockedBuffer
+	stop   func() // ends svc
+	logs   *testkit.Logs
 	signer *testSigner
 	log    *zap.Logger
 
 	mu      sync.Mutex
 	revoked []keys.TokenRevocation
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // testSigner signs as the service does, with a key of its own.
@@ -91,7 +72,7 @@ func newSite(t testing.TB, tune ...func(*Config)) *site {
 	t.Helper()
 	s := prepareSite(t, tune...)
 	s.start(t)
-	require.Eventually(t, func() bool { return s.svc.Check(t.Context()) == nil }, waitUp, poll)
+	testkit.Ready(t, s.svc)
 	return s
 }
 
@@ -99,7 +80,7 @@ func prepareSite(t testing.TB, tune ...func(*Config)) *site {
 	t.Helper()
 	s := &site{
 		cfg:  Config{Domain: "corp.example", AdminUser: root, AdminPassword: rootPassword, TrustMode: compat},
-		pool: testkit.Database(t, "keys", os.DirFS("../migrations")), logs: &lockedBuffer{},
+		pool: testkit.Database(t, "keys", os.DirFS("../migrations")),
 	}
 	for _, f := range tune {
 		f(&s.cfg)
@@ -109,7 +90,7 @@ func prepareSite(t testing.TB, tune ...func(*Config)) *site {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	s.signer = &testSigner{key}
-	s.log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(s.logs), zap.DebugLevel))
+	s.log, s.logs = testkit.NewLogs()
 	nats := testkit.NATS(t)
 	s.conn, err = bus.Connect(bus.Config{Embedded: nats, Name: t.Name(), Log: s.log})
 	require.NoError(t, err)
@@ -119,16 +100,14 @@ func prepareSite(t testing.TB, tune ...func(*Config)) *site {
 
 func (s *site) start(t testing.TB) {
 	t.Helper()
-	metrics := prometheus.NewRegistry()
-	svc := app.NewService(app.Platform{
-		Log: s.log, Conn: s.conn, Pool: s.pool, Health: health.NewRegistry(), Metrics: metrics, Clock: s.clock,
-	}, "keys", "keys", os.DirFS("../migrations"))
-	dir, err := s.make(svc, metrics)
+	p := testkit.Platform(t, s.conn, s.pool, s.clock)
+	p.Log = s.log
+	svc := app.NewService(p, "keys", "keys", os.DirFS("../migrations"))
+	dir, err := s.make(svc, p.Metrics)
 	require.NoError(t, err)
 	svc.OnReady(dir.Prepare)
 	dir.Serve(svc.Server)
-	require.NoError(t, svc.Start(t.Context()))
-	t.Cleanup(func() { s.stop(t, svc) })
+	s.stop = testkit.Run(t, svc)
 	s.svc, s.dir = svc, dir
 }
 
@@ -140,13 +119,6 @@ func (s *site) make(svc *app.Service, metrics *prometheus.Registry) (*Directory,
 		return bus.Record(ctx, tx, journal, keys.TokenRevoked, bus.Fact{Account: access.DefaultAccount, Entity: "sub"}, r)
 	}
 	return New(s.cfg, NewStore(s.pool, svc.Tx, svc.Journal, revoke), s.signer, s.clock, rand.Reader, metrics, s.log)
-}
-
-func (s *site) stop(t testing.TB, svc *app.Service) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), waitUp)
-	defer cancel()
-	require.NoError(t, svc.Stop(ctx))
 }
 
 // caller is who calls an endpoint: the platform itself when it is nobody.
@@ -240,9 +212,7 @@ func (s *site) withdrawn(t testing.TB, token string) bool {
 func (s *site) events(t testing.TB) <-chan event.Envelope {
 	t.Helper()
 	all := make(chan event.Envelope, 1024)
-	stop, err := s.conn.Watch(t.Context(), event.Keys, func(e event.Envelope) { all <- e })
-	require.NoError(t, err)
-	t.Cleanup(stop)
+	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) { all <- e })
 	return all
 }
 
