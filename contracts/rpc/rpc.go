@@ -121,5 +121,5 @@ type Rendered []byte
 
 // AsText is the same endpoint for those who handle its answer as text.
 func AsText[Req, Resp any](e Endpoint[Req, Resp]) Endpoint[Req, Rendered] {
-	return Endpoint[Req, Rendered]{Service: e.Service, Resource: e.Resource, Verb: e.Verb, Doc: e.Doc, Timeout: e.Timeout}
+	return Endpoint[Req, Rendered](e)
 }

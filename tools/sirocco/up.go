@@ -99,13 +99,13 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // PostgreSQL and instances of other users pass through
 		return fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
-	unlock, err := lockDir(dir)
+	ctx, stopSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stopSignals()
+	unlock, err := lockDir(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	ctx, stopSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stopSignals()
 	base, err := app.Load[app.Config]()
 	if err != nil {
 		return err
@@ -218,13 +218,19 @@ func openPrivate(lc fx.Lifecycle, db *private.Server, h *health.Registry) (*pgxp
 const lockPatience = 2 * time.Second
 
 // lockDir makes sure that one process at a time works in a data directory.
-func lockDir(dir string) (unlock func(), err error) {
+func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
-	for began := time.Now(); unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > lockPatience {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
 			_ = f.Close()
 			return nil, fmt.Errorf("another sirocco already runs in %s; stop it, or set SIROCCO_DATA_DIR to a directory of its own", dir)
 		}
