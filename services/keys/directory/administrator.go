@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -53,10 +52,7 @@ func (d *Directory) createAdministrator(ctx context.Context) error {
 		account: access.DefaultAccount, hash: hash, passwordFrom: fromEnvironment,
 		User: contract.User{ID: uuid.NewString(), Email: d.cfg.AdminUser, Username: d.cfg.AdminUser, CreatedBy: "system", CreatedAt: now, UpdatedAt: now},
 	}
-	err = d.store.createUser(ctx, u, &rule{account: u.account, subject: &u.ID, Rule: contract.Rule{
-		SubjectID: u.ID, SubjectType: contract.UserSubject, RoleID: systemAdministrator, ScopeID: installScope, ScopeType: systemScope,
-		CreatedBy: "system", CreatedAt: now, UpdatedAt: now,
-	}})
+	err = d.store.createUser(ctx, u, installRule(u.subject(), systemAdministrator, u.CreatedBy, now))
 	if errors.Is(err, errTaken) {
 		return nil // another replica was faster
 	}
@@ -67,7 +63,7 @@ func (d *Directory) createAdministrator(ctx context.Context) error {
 }
 
 func (d *Directory) renewAdministrator(ctx context.Context, u user) error {
-	same, err := d.matches(ctx, d.cfg.AdminPassword, u.hash)
+	same, err := d.hasher.matchesInTurn(ctx, d.cfg.AdminPassword, u.hash)
 	if err != nil || same {
 		return err
 	}
@@ -89,7 +85,7 @@ func (d *Directory) refuseFactoryPassword(ctx context.Context) error {
 		return err
 	}
 	for _, u := range administrators {
-		is, err := d.matches(ctx, factoryPassword, u.hash)
+		is, err := d.hasher.matchesInTurn(ctx, factoryPassword, u.hash)
 		if err != nil {
 			return err
 		}
@@ -98,33 +94,4 @@ func (d *Directory) refuseFactoryPassword(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (d *Directory) matches(ctx context.Context, secret, hash string) (bool, error) {
-	done, err := d.hasher.turn(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer done()
-	return d.hasher.matches(secret, hash), nil
-}
-
-// Tidy forgets expired refresh tokens, old failures and rules deleted long ago, once per interval, until ctx ends.
-// Replicas may all run it.
-func (d *Directory) Tidy(ctx context.Context, interval time.Duration) error {
-	tick := d.clock.NewTicker(interval, "directory")
-	defer tick.Stop()
-	for {
-		for more := true; more && ctx.Err() == nil; {
-			var err error
-			if more, err = d.store.tidy(ctx, d.now()); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
 }

@@ -12,6 +12,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -166,3 +167,11 @@ func invalid(field, rule string, args ...any) error {
 
 // notFound does not repeat the id: what was put there by mistake must not come back.
 func notFound(what string) error { return problem.New(problem.NotFound, "%s: Not found", what) }
+
+// gone turns the loss of a row between reading and changing it into what it means.
+func gone(err error, what string) error {
+	if errors.Is(err, errGone) {
+		return notFound(what)
+	}
+	return err
+}

@@ -91,6 +91,16 @@ func (h *hasher) hash(ctx context.Context, secret string) (string, error) {
 // refusal does not tell whether a name exists.
 var nobodys = encodeHash(standardCost, make([]byte, saltSize), make([]byte, digestSize))
 
+// matchesInTurn verifies a secret as soon as there is a turn.
+func (h *hasher) matchesInTurn(ctx context.Context, secret, stored string) (bool, error) {
+	done, err := h.turn(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	return h.matches(secret, stored), nil
+}
+
 // matches verifies a secret; the caller holds a turn. A hash that does not parse matches nothing, after the same work.
 func (h *hasher) matches(secret, stored string) bool {
 	c, salt, digest, ok := decodeHash(stored)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
@@ -39,6 +39,14 @@ type rule struct {
 	account string
 	// subject is whom SubjectID means, nil for a group.
 	subject *string
+}
+
+// installRule gives a subject a role in the whole install.
+func installRule(who subject, role int, by string, now time.Time) *rule {
+	return &rule{account: who.account, subject: &who.id, Rule: contract.Rule{
+		SubjectID: who.id, SubjectType: string(who.kind), RoleID: role, ScopeID: installScope, ScopeType: systemScope,
+		CreatedBy: by, CreatedAt: now, UpdatedAt: now,
+	}}
 }
 
 // ruleListing is what GET /api/v1/authorization/access-rules may be asked for (keys §9.5).
@@ -300,7 +308,7 @@ func (d *Directory) CreateRules(ctx context.Context, req contract.CreateRulesReq
 	}
 	p := req.Payload
 	if n := len(p.Subjects) * len(p.Scopes); n < 1 || n > maxBatch {
-		return contract.CreateRulesResponse{}, invalid("payload", "must hold subjects and scopes that make 1 to %s rules", strconv.Itoa(maxBatch))
+		return contract.CreateRulesResponse{}, invalid("payload", "must hold subjects and scopes that make 1 to %d rules", maxBatch)
 	}
 	by, _, err := d.creator(ctx)
 	if err != nil {

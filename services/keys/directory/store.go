@@ -17,8 +17,19 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
-// errTaken is what an insert is refused for: another row has the name.
-var errTaken = errors.New("the name is taken")
+// Why the store refuses a change.
+var (
+	// errTaken: another row has the name.
+	errTaken = errors.New("the name is taken")
+	// errClientTaken: another name led to the same client id.
+	errClientTaken = errors.New("the client id is taken")
+	// errFull: there are as many as are allowed.
+	errFull = errors.New("as many as are allowed")
+	// errGone: the subject was deleted meanwhile, or to a sign-in also disabled or given another secret.
+	errGone = errors.New("the subject is not what it was")
+	// errReplayed: the refresh token was used meanwhile.
+	errReplayed = errors.New("the refresh token was used meanwhile")
+)
 
 // Revoke writes down, with its event, in the transaction that ends a right, that tokens are refused before they expire.
 type Revoke func(ctx context.Context, tx pgx.Tx, journal *bus.Journal, r keys.TokenRevocation) error
@@ -105,11 +116,7 @@ func (s *Store) named(ctx context.Context, k kind, name string) (*subject, error
 }
 
 func readSubject(ctx context.Context, from reader, sql string, args ...any) (*subject, error) {
-	rows, err := from.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read subject: %w", err)
-	}
-	found, err := one(rows, scanSubject, "read subject")
+	found, err := one(ctx, from, "read subject", scanSubject, sql, args...)
 	if err != nil || found == nil {
 		return nil, err
 	}
@@ -125,16 +132,8 @@ func rolesOf(ctx context.Context, from reader, s *subject) ([]int, error) {
 	if s.mustChange {
 		return nil, nil
 	}
-	rows, err := from.Query(ctx, `SELECT DISTINCT role_id FROM keys.directory_rules
+	return list(ctx, from, "read roles", pgx.RowTo[int], `SELECT DISTINCT role_id FROM keys.directory_rules
 		WHERE subject::text IN ($1, $2) AND deleted_at IS NULL AND scope_type IN ('system', 'tenant') ORDER BY role_id`, s.id, s.owner)
-	if err != nil {
-		return nil, fmt.Errorf("read roles: %w", err)
-	}
-	roles, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	if err != nil {
-		return nil, fmt.Errorf("read roles: %w", err)
-	}
-	return roles, nil
 }
 
 // end refuses every token of a subject that was issued up to now and forgets its refresh tokens; errGone tells that the
@@ -206,15 +205,37 @@ func (s *Store) record(ctx context.Context, tx pgx.Tx, e rpc.Event[contract.Subj
 	return bus.Record(ctx, tx, s.journal, e, bus.Fact{Account: who.account, Entity: who.id}, who.fact(enabled, reason))
 }
 
-func one[T any](rows pgx.Rows, scan pgx.RowToFunc[T], doing string) (*T, error) {
-	v, err := pgx.CollectExactlyOneRow(rows, scan)
-	switch {
-	case store.IsNotFound(err):
-		return nil, nil
-	case err != nil:
+// list reads the rows of a query; doing names it in an error.
+func list[T any](ctx context.Context, from reader, doing string, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := from.Query(ctx, sql, args...)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	return &v, nil
+	all, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return all, nil
+}
+
+// one reads the only row of a query, nil when there is none.
+func one[T any](ctx context.Context, from reader, doing string, scan pgx.RowToFunc[T], sql string, args ...any) (*T, error) {
+	all, err := list(ctx, from, doing, scan, sql, args...)
+	switch {
+	case err != nil || len(all) == 0:
+		return nil, err
+	case len(all) > 1:
+		return nil, fmt.Errorf("%s: %w", doing, pgx.ErrTooManyRows)
+	}
+	return &all[0], nil
+}
+
+// count reads the number that a query gives.
+func count(ctx context.Context, from reader, doing, sql string, args ...any) (n int, err error) {
+	if err = from.QueryRow(ctx, sql, args...).Scan(&n); err != nil {
+		return 0, fmt.Errorf("%s: %w", doing, err)
+	}
+	return n, nil
 }
 
 // utc is a moment of the database in the zone of the wire.

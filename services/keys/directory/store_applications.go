@@ -2,7 +2,6 @@ package directory
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,9 +10,6 @@ import (
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
 	"github.com/sirocco-cloud/sirocco/libs/store"
 )
-
-// errClientTaken is what an insert is refused for when another name led to the same client id.
-var errClientTaken = errors.New("the client id is taken")
 
 const applicationColumns = `a.id::text, a.account, a.name, a.client_id, a.owner::text, a.secret_hash, a.enabled,
 	a.created_by, a.created_at, a.updated_at, a.last_login`
@@ -89,25 +85,13 @@ func roomFor(ctx context.Context, tx pgx.Tx, a application) error {
 
 // applications that a condition selects, by name.
 func (s *Store) applications(ctx context.Context, where string, args ...any) ([]application, error) {
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`SELECT %s FROM keys.directory_applications a WHERE %s ORDER BY a.name, a.id LIMIT %d`,
-		applicationColumns, where, maxApplications), args...)
-	if err != nil {
-		return nil, fmt.Errorf("list applications: %w", err)
-	}
-	all, err := pgx.CollectRows(rows, scanApplication)
-	if err != nil {
-		return nil, fmt.Errorf("list applications: %w", err)
-	}
-	return all, nil
+	sql := fmt.Sprintf(`SELECT %s FROM keys.directory_applications a WHERE %s ORDER BY a.name, a.id LIMIT %d`, applicationColumns, where, maxApplications)
+	return list(ctx, s.pool, "list applications", scanApplication, sql, args...)
 }
 
 // application by its id, nil when there is none.
 func (s *Store) application(ctx context.Context, id string) (*application, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+applicationColumns+` FROM keys.directory_applications a WHERE a.id = $1`, id)
-	if err != nil {
-		return nil, fmt.Errorf("read application: %w", err)
-	}
-	return one(rows, scanApplication, "read application")
+	return one(ctx, s.pool, "read application", scanApplication, `SELECT `+applicationColumns+` FROM keys.directory_applications a WHERE a.id = $1`, id)
 }
 
 // enableApplication sets whether an application may sign in; what a disabled one holds is refused.

@@ -71,42 +71,26 @@ func (s *Store) rules(ctx context.Context, q query) (found []rule, total int, er
 	if total, err = s.countRules(ctx, q); err != nil {
 		return nil, 0, err
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+ruleColumns+` FROM keys.directory_rules r`+q.condition()+q.order+q.page, q.args...)
-	if err != nil {
-		return nil, 0, fmt.Errorf("list access rules: %w", err)
-	}
-	if found, err = pgx.CollectRows(rows, scanRule); err != nil {
-		return nil, 0, fmt.Errorf("list access rules: %w", err)
-	}
-	return found, total, nil
+	found, err = list(ctx, s.pool, "list access rules", scanRule,
+		`SELECT `+ruleColumns+` FROM keys.directory_rules r`+q.condition()+q.order+q.page, q.args...)
+	return found, total, err
 }
 
-func (s *Store) countRules(ctx context.Context, q query) (n int, err error) {
-	if err = s.pool.QueryRow(ctx, `SELECT count(*) FROM keys.directory_rules r`+q.condition(), q.args...).Scan(&n); err != nil {
-		return 0, fmt.Errorf("count access rules: %w", err)
-	}
-	return n, nil
+func (s *Store) countRules(ctx context.Context, q query) (int, error) {
+	return count(ctx, s.pool, "count access rules", `SELECT count(*) FROM keys.directory_rules r`+q.condition(), q.args...)
 }
 
 // rule by its id, nil when there is none.
 func (s *Store) rule(ctx context.Context, id int64) (*rule, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+ruleColumns+` FROM keys.directory_rules r WHERE r.id = $1`, id)
-	if err != nil {
-		return nil, fmt.Errorf("read access rule: %w", err)
-	}
-	return one(rows, scanRule, "read access rule")
+	return one(ctx, s.pool, "read access rule", scanRule, `SELECT `+ruleColumns+` FROM keys.directory_rules r WHERE r.id = $1`, id)
 }
 
 // deleteRule marks a rule as deleted and refuses the tokens that carry its scopes: those of its subject, and of the access
 // keys that act for it. They may sign in or refresh again at once, and get what is left. errGone tells that there is none.
 func (s *Store) deleteRule(ctx context.Context, id int64, now time.Time) error {
 	err := s.tx(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `UPDATE keys.directory_rules r SET deleted_at = $2, updated_at = $2 WHERE r.id = $1 AND r.deleted_at IS NULL
-			RETURNING `+ruleColumns, id, now)
-		if err != nil {
-			return err
-		}
-		r, err := one(rows, scanRule, "delete")
+		r, err := one(ctx, tx, "mark", scanRule, `UPDATE keys.directory_rules r SET deleted_at = $2, updated_at = $2
+			WHERE r.id = $1 AND r.deleted_at IS NULL RETURNING `+ruleColumns, id, now)
 		if err != nil {
 			return err
 		}
@@ -128,16 +112,12 @@ func (s *Store) withdrawFrom(ctx context.Context, tx pgx.Tx, r rule, now time.Ti
 	if r.subject == nil {
 		return nil
 	}
-	rows, err := tx.Query(ctx, `SELECT 'user', id::text FROM keys.directory_users WHERE id = $1
-		UNION ALL SELECT 'app', id::text FROM keys.directory_applications WHERE id = $1 OR owner = $1`, *r.subject)
-	if err != nil {
-		return err
-	}
 	type holder struct {
 		Kind kind
 		ID   string
 	}
-	holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[holder])
+	holders, err := list(ctx, tx, "read holders", pgx.RowToStructByPos[holder], `SELECT 'user', id::text FROM keys.directory_users WHERE id = $1
+		UNION ALL SELECT 'app', id::text FROM keys.directory_applications WHERE id = $1 OR owner = $1`, *r.subject)
 	if err != nil {
 		return err
 	}
@@ -151,12 +131,8 @@ func (s *Store) withdrawFrom(ctx context.Context, tx pgx.Tx, r rule, now time.Ti
 
 // removeRulesOf marks the rules of a subject that goes; its tokens are refused by whoever removes it.
 func (s *Store) removeRulesOf(ctx context.Context, tx pgx.Tx, subject string, now time.Time) error {
-	rows, err := tx.Query(ctx, `UPDATE keys.directory_rules r SET deleted_at = $2, updated_at = $2 WHERE r.subject = $1 AND r.deleted_at IS NULL
-		RETURNING `+ruleColumns, subject, now)
-	if err != nil {
-		return err
-	}
-	removed, err := pgx.CollectRows(rows, scanRule)
+	removed, err := list(ctx, tx, "mark access rules", scanRule, `UPDATE keys.directory_rules r SET deleted_at = $2, updated_at = $2
+		WHERE r.subject = $1 AND r.deleted_at IS NULL RETURNING `+ruleColumns, subject, now)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package directory
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -15,22 +14,11 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/store"
 )
 
-var (
-	// errGone is what a sign-in ends with when its subject was disabled, deleted or given another secret meanwhile.
-	errGone = errors.New("the subject is not what it was")
-	// errReplayed is what a refresh ends with when its token was used meanwhile.
-	errReplayed = errors.New("the refresh token was used meanwhile")
-)
-
 const (
 	// refreshLimit bounds the refresh tokens of one subject; the oldest make room.
 	refreshLimit = 200
 	// chainLimit bounds the access tokens of a chain that are revoked one by one.
 	chainLimit = 200
-	// failureLimit bounds the marks of failures; the oldest make room.
-	failureLimit = 100_000
-	// tidyBatch bounds the rows that one statement of the housekeeping deletes.
-	tidyBatch = 500
 )
 
 // refreshToken is one stored refresh token.
@@ -45,15 +33,13 @@ type refreshToken struct {
 
 // refreshToken by its digest, nil when there is none.
 func (s *Store) refreshToken(ctx context.Context, digest []byte) (*refreshToken, error) {
-	rows, err := s.pool.Query(ctx, `SELECT digest, chain::text, subject::text, client, jti, scopes, issued_at, expires_at, used_at
+	return one(ctx, s.pool, "read refresh token", scanRefreshToken, `SELECT digest, chain::text, subject::text, client, jti, scopes, issued_at, expires_at, used_at
 		FROM keys.directory_refresh WHERE digest = $1`, digest)
-	if err != nil {
-		return nil, fmt.Errorf("read refresh token: %w", err)
-	}
-	return one(rows, func(row pgx.CollectableRow) (t refreshToken, err error) {
-		err = row.Scan(&t.digest, &t.chain, &t.subject, &t.client, &t.jti, &t.scopes, &t.issuedAt, &t.expiresAt, &t.usedAt)
-		return t, err
-	}, "read refresh token")
+}
+
+func scanRefreshToken(row pgx.CollectableRow) (t refreshToken, err error) {
+	err = row.Scan(&t.digest, &t.chain, &t.subject, &t.client, &t.jti, &t.scopes, &t.issuedAt, &t.expiresAt, &t.usedAt)
+	return t, err
 }
 
 // open writes a session down. sign makes its tokens for the subject as it is in this transaction, and returns the
@@ -125,15 +111,11 @@ func insertRefresh(ctx context.Context, tx pgx.Tx, t refreshToken) error {
 // breakChain ends everything that grew from one sign-in: its refresh tokens and the access tokens that still live.
 func (s *Store) breakChain(ctx context.Context, t refreshToken, now time.Time) error {
 	err := s.tx(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `DELETE FROM keys.directory_refresh WHERE chain = $1 RETURNING jti, issued_at`, t.chain)
-		if err != nil {
-			return err
-		}
 		type issued struct {
 			JTI string
 			At  time.Time
 		}
-		all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[issued])
+		all, err := list(ctx, tx, "forget", pgx.RowToStructByPos[issued], `DELETE FROM keys.directory_refresh WHERE chain = $1 RETURNING jti, issued_at`, t.chain)
 		if err != nil {
 			return err
 		}
@@ -257,64 +239,4 @@ func (s *Store) forgive(ctx context.Context, tx pgx.Tx, of session) error {
 		return err
 	}
 	return s.tellFailures(ctx, tx, failed{Subject: &of.subject.id, Kind: of.subject.kind, Count: untold}, of.grant)
-}
-
-// tidy forgets what time has settled, a batch at most; more tells that there may be more.
-func (s *Store) tidy(ctx context.Context, now time.Time) (more bool, err error) {
-	err = s.tx(ctx, func(tx pgx.Tx) error {
-		more = false
-		for _, sql := range []string{
-			`DELETE FROM keys.directory_refresh WHERE digest IN (SELECT digest FROM keys.directory_refresh WHERE expires_at <= $1 LIMIT $2)`,
-			`DELETE FROM keys.directory_rules WHERE id IN (SELECT id FROM keys.directory_rules WHERE deleted_at <= $1::timestamptz - interval '30 days' LIMIT $2)`,
-		} {
-			tag, err := tx.Exec(ctx, sql, now, tidyBatch)
-			if err != nil {
-				return err
-			}
-			more = more || tag.RowsAffected() == tidyBatch
-		}
-		n, err := s.tidyFailures(ctx, tx, now)
-		more = more || n == tidyBatch
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("tidy the directory: %w", err)
-	}
-	return more, nil
-}
-
-// tidyFailures forgets failures that no longer count, and the oldest beyond the bound, and tells of them: one event for
-// each subject, one for all names of nobody.
-func (s *Store) tidyFailures(ctx context.Context, tx pgx.Tx, now time.Time) (int, error) {
-	rows, err := tx.Query(ctx, `DELETE FROM keys.directory_failures WHERE name IN (
-			(SELECT name FROM keys.directory_failures WHERE greatest(last_at, coalesce(blocked_until, last_at)) <= $1 ORDER BY last_at LIMIT $2)
-			UNION ALL (SELECT name FROM keys.directory_failures ORDER BY last_at DESC OFFSET $3 LIMIT $2))
-		RETURNING subject::text, subject_type, failures - told`, now.Add(-failureWindow), tidyBatch, failureLimit)
-	if err != nil {
-		return 0, err
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[failed])
-	if err != nil {
-		return 0, err
-	}
-	nobody := map[kind]int{}
-	for _, f := range all {
-		switch {
-		case f.Count <= 0:
-		case f.Subject == nil:
-			nobody[f.Kind] += f.Count
-		default:
-			if err := s.tellFailures(ctx, tx, f, ""); err != nil {
-				return 0, err
-			}
-		}
-	}
-	for _, k := range []kind{person, program} {
-		if nobody[k] > 0 {
-			if err := s.tellFailures(ctx, tx, failed{Kind: k, Count: nobody[k]}, ""); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return len(all), nil
 }

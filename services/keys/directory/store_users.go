@@ -52,26 +52,15 @@ func (s *Store) createUser(ctx context.Context, u user, r *rule) error {
 }
 
 func (s *Store) users(ctx context.Context, q query) ([]contract.User, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+userColumns+` FROM keys.directory_users u`+q.condition()+q.order+q.page, q.args...)
-	if err != nil {
-		return nil, fmt.Errorf("list users: %w", err)
-	}
-	users, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (contract.User, error) {
+	public := func(row pgx.CollectableRow) (contract.User, error) {
 		u, err := scanUser(row)
 		return u.User, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list users: %w", err)
 	}
-	return users, nil
+	return list(ctx, s.pool, "list users", public, `SELECT `+userColumns+` FROM keys.directory_users u`+q.condition()+q.order+q.page, q.args...)
 }
 
-func (s *Store) countUsers(ctx context.Context, q query) (n int, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM keys.directory_users u`+q.condition(), q.args...).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("count users: %w", err)
-	}
-	return n, nil
+func (s *Store) countUsers(ctx context.Context, q query) (int, error) {
+	return count(ctx, s.pool, "count users", `SELECT count(*) FROM keys.directory_users u`+q.condition(), q.args...)
 }
 
 // user by its id, nil when there is none.
@@ -85,24 +74,13 @@ func (s *Store) userOf(ctx context.Context, email string) (*user, error) {
 }
 
 func (s *Store) oneUser(ctx context.Context, where, arg string) (*user, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+userColumns+` FROM keys.directory_users u WHERE `+where, arg)
-	if err != nil {
-		return nil, fmt.Errorf("read user: %w", err)
-	}
-	return one(rows, scanUser, "read user")
+	return one(ctx, s.pool, "read user", scanUser, `SELECT `+userColumns+` FROM keys.directory_users u WHERE `+where, arg)
 }
 
 // usersWithPasswordFrom lists users whose password came from there; there are few, because it is one per first administrator.
 func (s *Store) usersWithPasswordFrom(ctx context.Context, origin string) ([]user, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+userColumns+` FROM keys.directory_users u WHERE u.password_from = $1 ORDER BY u.created_at LIMIT 100`, origin)
-	if err != nil {
-		return nil, fmt.Errorf("read users: %w", err)
-	}
-	users, err := pgx.CollectRows(rows, scanUser)
-	if err != nil {
-		return nil, fmt.Errorf("read users: %w", err)
-	}
-	return users, nil
+	return list(ctx, s.pool, "read users", scanUser,
+		`SELECT `+userColumns+` FROM keys.directory_users u WHERE u.password_from = $1 ORDER BY u.created_at LIMIT 100`, origin)
 }
 
 // setPassword gives a user another password and ends its logins; errGone tells that the user was deleted meanwhile.
@@ -146,11 +124,8 @@ func (s *Store) deleteUser(ctx context.Context, u user, now time.Time) error {
 		if err := s.end(ctx, tx, person, u.ID, now, "user deleted"); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT `+applicationColumns+` FROM keys.directory_applications a WHERE a.owner = $1 FOR UPDATE`, u.ID)
-		if err != nil {
-			return err
-		}
-		owned, err := pgx.CollectRows(rows, scanApplication)
+		owned, err := list(ctx, tx, "read access keys", scanApplication,
+			`SELECT `+applicationColumns+` FROM keys.directory_applications a WHERE a.owner = $1 FOR UPDATE`, u.ID)
 		if err != nil {
 			return err
 		}

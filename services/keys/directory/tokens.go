@@ -3,10 +3,7 @@ package directory
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"time"
@@ -33,18 +30,21 @@ const (
 	maxScopes = 256
 )
 
-// grants are the grants by name: the members that each needs, and who signs in.
-var grants = map[string]struct {
+// grantRule is what a grant asks for: the members that it needs, and who signs in by it. One that this install does not
+// have says why.
+type grantRule struct {
 	needs  []string
 	who    kind
-	reason string
-}{
+	lacked string
+}
+
+var grants = map[string]grantRule{
 	contract.PasswordGrant:      {needs: []string{"username", "password"}, who: person},
 	contract.ClientGrant:        {needs: []string{"clientID", "clientSecret"}, who: program},
 	contract.AppTokenGrant:      {needs: []string{"appID", "appSecret"}, who: program},
 	contract.RefreshGrant:       {needs: []string{"refreshToken"}},
-	contract.ExchangeGrant:      {reason: "needs a login with an identity provider, and none is configured"},
-	contract.ExternalTokenGrant: {reason: "needs an external token issuer, and none is configured"},
+	contract.ExchangeGrant:      {lacked: "needs a login with an identity provider, and none is configured"},
+	contract.ExternalTokenGrant: {lacked: "needs an external token issuer, and none is configured"},
 }
 
 // clientShape keeps a client id fit for a claim: printable ASCII in which the payload's base64 has neither '-' nor '_'.
@@ -109,18 +109,13 @@ func (d *Directory) grant(ctx context.Context, req contract.GrantRequest) (contr
 }
 
 // checkGrant names the first member that is wrong.
-func checkGrant(req contract.GrantRequest) (g struct {
-	needs  []string
-	who    kind
-	reason string
-}, err error,
-) {
+func checkGrant(req contract.GrantRequest) (grantRule, error) {
 	g, known := grants[req.GrantType]
 	if !known {
 		return g, invalid("grantType", "must be one of password, client_credentials, refresh_token, app_token")
 	}
-	if g.reason != "" {
-		return g, invalid("grantType", "%s", g.reason)
+	if g.lacked != "" {
+		return g, invalid("grantType", "%s", g.lacked)
 	}
 	check := problem.NewCheck("request")
 	given := map[string]string{
@@ -340,15 +335,6 @@ func (d *Directory) sign(who subject, client, jti string, issued time.Time, scop
 		return contract.Tokens{}, err
 	}
 	return contract.Tokens{AccessToken: accessToken, IDToken: idToken, ExpiresIn: int(keys.ConsoleTokenLife / time.Second)}, nil
-}
-
-// draw makes n random bytes in base64url.
-func (d *Directory) draw(n int) (string, error) {
-	b := make([]byte, n)
-	if _, err := io.ReadFull(d.random, b); err != nil {
-		return "", fmt.Errorf("random source: %w", err)
-	}
-	return base64.RawURLEncoding.EncodeToString(b), nil
 }
 
 // common keeps the elements of a that are in b too.

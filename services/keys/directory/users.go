@@ -3,8 +3,6 @@ package directory
 import (
 	"context"
 	"errors"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -227,51 +225,4 @@ func (d *Directory) proveCurrent(ctx context.Context, who subject, password stri
 		return err
 	}
 	return d.prove(ctx, attempt{grant: contract.PasswordGrant, kind: person, secret: password}, &who, mark, now)
-}
-
-// gone turns the loss of a row between reading and changing it into what it means.
-func gone(err error, what string) error {
-	if errors.Is(err, errGone) {
-		return notFound(what)
-	}
-	return err
-}
-
-// passwordLetters leave out what is mistaken for something else. groupsOf letters of tempGroups groups make 69 bits.
-const (
-	passwordLetters = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-	tempGroups      = 3
-	groupOf         = 4
-)
-
-// temporary draws a password that can be read out, and its hash.
-func (d *Directory) temporary(ctx context.Context) (password, hash string, err error) {
-	var b strings.Builder
-	for group := range tempGroups {
-		if group > 0 {
-			b.WriteByte('-')
-		}
-		for range groupOf {
-			letter, err := d.letter(passwordLetters)
-			if err != nil {
-				return "", "", err
-			}
-			b.WriteByte(letter)
-		}
-	}
-	hash, err = d.hasher.hash(ctx, b.String())
-	return b.String(), hash, err
-}
-
-// letter draws one of at most 256 letters, each as likely as the others.
-func (d *Directory) letter(of string) (byte, error) {
-	one := make([]byte, 1)
-	for {
-		if _, err := io.ReadFull(d.random, one); err != nil {
-			return 0, err
-		}
-		if fair := 256 - 256%len(of); int(one[0]) < fair {
-			return of[int(one[0])%len(of)], nil
-		}
-	}
 }
