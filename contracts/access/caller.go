@@ -151,6 +151,13 @@ func (c Caller) CoversFunction(own bool, functionID, versionID string) bool {
 	return c.covers(func(reach Reach, id string) bool { return reach.overFunction(id, own, functionID, versionID) })
 }
 
+// CoversSomeOf reports whether the caller may act on the function as a whole or on some version of it.
+func (c Caller) CoversSomeOf(own bool, functionID string) bool {
+	return c.covers(func(reach Reach, id string) bool {
+		return reach.overFunction(id, own, functionID, "") || reach == V && strings.HasPrefix(id, functionID+"/")
+	})
+}
+
 // MayAlso reports whether the caller holds a scope that goes beyond what the row needs, for that same version: the
 // details of a function are shown only to who may see them of this function.
 func (c Caller) MayAlso(s Scope, own bool, functionID, versionID string) bool {

@@ -594,11 +594,11 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		return none, err
 	}
 	if len(deployed) == 0 {
-		if found, err := f.store.seen(ctx, r.Account, functionID); err != nil || !found {
-			if err == nil {
-				err = functionNotFound(r.Account, functionID)
-			}
+		if answer.Owner, err = f.store.owner(ctx, r.Account, functionID); err != nil {
 			return none, err
+		}
+		if answer.Owner == "" {
+			return none, functionNotFound(r.Account, functionID)
 		}
 	}
 	for _, v := range deployed {

@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -158,14 +159,15 @@ func (r reads) invocable(ctx context.Context, account, functionID string) ([]ver
 		AND (account = $2 OR public OR authorized @> ARRAY[$2])`+newestFirst, functionID, account)
 }
 
-// seen tells whether an account owns or is authorized for some version of a function.
-func (r reads) seen(ctx context.Context, account, functionID string) (found bool, err error) {
-	err = r.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM functions.versions WHERE function_id = $1
-		AND (account = $2 OR public OR authorized @> ARRAY[$2]))`, functionID, account).Scan(&found)
-	if err != nil {
-		return false, fmt.Errorf("find function: %w", err)
+// owner names the account of a function of which an account owns or is authorized for some version; empty when there is
+// none.
+func (r reads) owner(ctx context.Context, account, functionID string) (owner string, err error) {
+	err = r.db.QueryRow(ctx, `SELECT account FROM functions.versions WHERE function_id = $1
+		AND (account = $2 OR public OR authorized @> ARRAY[$2]) LIMIT 1`, functionID, account).Scan(&owner)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("find function: %w", err)
 	}
-	return found, nil
+	return owner, nil
 }
 
 // secrets returns the sealed secrets of a version in the order of the request that brought them.

@@ -155,7 +155,11 @@ func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req acc
 // verdict applies the row and then, as far as the path names the object, its resources.
 func (g *Gateway) verdict(r *http.Request, at place, e *entry) access.Explanation {
 	caller, p := access.Decide(*at.line.row, e.credential)
-	if p == nil && at.line.account != "" {
+	switch account := r.PathValue(at.line.account); {
+	case at.line.account == "":
+	case p != nil && e.credential.Kind == access.Key && account != e.credential.Account:
+		p = foreignAccount(account) // comes before scopes (keys §7.3)
+	case p == nil:
 		caller, p = ofAccount(at.line, r, caller)
 	}
 	if p != nil {
@@ -177,11 +181,13 @@ func (g *Gateway) uncovered(r *http.Request, at place, caller access.Caller) str
 	case function != "":
 		answer, err := g.versions.resolve(r.Context(), caller.Account, function)
 		own := err == nil && answer.Owner == caller.Account
-		covered := caller.CoversFunction(true, function, version) || !own && caller.CoversFunction(false, function, version)
-		if version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
-			covered = covered || coversSomeOf(caller, function)
+		covers := func(own bool) bool {
+			if version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
+				return caller.CoversSomeOf(own, function)
+			}
+			return caller.CoversFunction(own, function, version)
 		}
-		if !covered {
+		if !covers(true) && (own || !covers(false)) {
 			return strings.TrimSuffix("function "+function+", version "+version, ", version ")
 		}
 	case task != "" && !caller.CoversTask(task):
@@ -190,20 +196,6 @@ func (g *Gateway) uncovered(r *http.Request, at place, caller access.Caller) str
 		return "cluster " + cluster
 	}
 	return ""
-}
-
-// coversSomeOf reports whether a caller has a version of a function.
-func coversSomeOf(caller access.Caller, function string) bool {
-	for _, grant := range caller.Grants {
-		for _, entries := range grant {
-			for _, r := range entries {
-				if reach, ok := r.Reach(); ok && reach == access.V && strings.HasPrefix(strings.ToLower(r.ID), function+"/") {
-					return true
-				}
-			}
-		}
-	}
-	return false
 }
 
 func explained(at place, reason access.Reason, detail string) access.Explanation {

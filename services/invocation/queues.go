@@ -118,13 +118,9 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 		return contract.DepthResponse{}, problem.New(problem.IllegalState, "Function id '%s': a public function shows its queues to its owner only", req.FunctionID)
 	}
 	answer := contract.DepthResponse{FunctionID: req.FunctionID}
-	covered := false
+	covered := caller.CoversFunction(own, req.FunctionID, req.VersionID) || req.VersionID == "" && caller.CoversSomeOf(own, req.FunctionID)
 	for _, t := range found.Targets {
-		if !caller.CoversFunction(own, req.FunctionID, t.VersionID) {
-			continue
-		}
-		covered = true
-		if !t.Status.Busy() {
+		if !t.Status.Busy() || !caller.CoversFunction(own, req.FunctionID, t.VersionID) {
 			continue
 		}
 		waiting, taken, err := q.bus.Depth(ctx, t.VersionID)
@@ -139,7 +135,7 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 	switch {
 	case len(answer.Queues) > 0:
 		return answer, nil
-	case !covered && len(found.Targets) > 0: // whether it is deployed is nobody else's business
+	case own && !covered: // deployed or not
 		return contract.DepthResponse{}, access.NotCovered(access.ReadQueues, "function "+req.FunctionID)
 	default:
 		return contract.DepthResponse{}, noQueue()
