@@ -37,18 +37,10 @@ func (s Source) check() error {
 func (s Source) given() ([]*key, error) {
 	var keys []*key
 	for _, v := range []struct{ name, text string }{{s.Variable, s.Given}, {s.Variable + PreviousSuffix, s.Previous}} {
-		secret, err := Decode(v.name, v.text, KeySize)
-		if err != nil {
+		var err error
+		if keys, err = appendKey(keys, v.name, v.text); err != nil {
 			return nil, err
 		}
-		if secret == nil {
-			continue
-		}
-		k, err := newKey(secret)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
 	}
 	return keys, nil
 }
@@ -132,6 +124,19 @@ func Decode(name, text string, size int) ([]byte, error) {
 	return nil, fmt.Errorf("%s: want %d bytes in base64, got %s; make one with: openssl rand -base64 %d", name, size, got, size)
 }
 
+// appendKey reads one key, which has the name for messages; an empty text has none.
+func appendKey(keys []*key, name, text string) ([]*key, error) {
+	secret, err := Decode(name, text, KeySize)
+	if err != nil || secret == nil {
+		return keys, err
+	}
+	k, err := newKey(secret)
+	if err != nil {
+		return nil, err
+	}
+	return append(keys, k), nil
+}
+
 func readFile(path string) ([]*key, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -139,18 +144,9 @@ func readFile(path string) ([]*key, error) {
 	}
 	var keys []*key
 	for line := range strings.Lines(string(bytes.TrimSpace(text))) {
-		secret, err := Decode(path, line, KeySize)
-		if err != nil {
+		if keys, err = appendKey(keys, path, line); err != nil {
 			return nil, err
 		}
-		if secret == nil {
-			continue
-		}
-		k, err := newKey(secret)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
 	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("%s: want %d bytes in base64, got an empty file", path, KeySize)
