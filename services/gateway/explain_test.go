@@ -53,7 +53,7 @@ func TestExplain(t *testing.T) {
 		{policies(functionsKey, "invoke_function", access1(fid+"/"+vid)), "POST", other + "." + direct(fid), "/", access.ReasonResourceNotCovered, "function.invoke"},
 		{policies(functionsKey, "invoke_function", access1(fid+"/*")), "POST", "", "/v2/nvcf/pexec/functions/" + other + "/versions/" + vid, access.ReasonResourceNotCovered, "function.invoke"},
 		{policies(tasksKey, "invoke_function", allFunctions), "POST", "", "/v2/nvcf/pexec/functions/" + fid, access.ReasonAudience, "function.invoke"},
-		{policies(functionsKey, "list_functions", allFunctions), "GET", "", "/v2/nvcf/accounts/other/functions", access.ReasonResourceType, "account.function.read"},
+		{policies(functionsKey, "list_functions", allFunctions), "GET", "", "/v2/nvcf/accounts/other/functions", access.ReasonAccount, "account.function.read"},
 		{policies(functionsKey, "cluster-management", everything), "PUT", "", "/v2/nvcf/images", access.ReasonResourceType, "cluster.manage"},
 		{policies("", "list_functions", allFunctions), "GET", "", "/v1/services", access.ReasonOK, ""},
 		{policies("", "list_functions", allFunctions), "GET", "", "/nowhere", access.ReasonMalformed, ""},
