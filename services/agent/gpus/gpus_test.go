@@ -324,6 +324,7 @@ func TestInstanceTypesOfOddNodes(t *testing.T) {
 	require.Equal(t, []string{"AWS.GPU.L4_1x"}, names("L4:1"))
 	require.Equal(t, []string{"AWS.GPU.L4_1x", "AWS.GPU.L4_2x", "AWS.GPU.L4_4x", "AWS.GPU.L4_6x"}, names("L4:6"))
 	require.Equal(t, []string{"AWS.GPU.H100_1x", "AWS.GPU.H100_2x", "AWS.GPU.H100_3x", "AWS.GPU.L40S_1x", "AWS.GPU.L40S_2x"}, names("H100:3,L40S:2"))
+	require.Equal(t, []string{"AWS.GPU.L4_1x", "AWS.GPU.L4_2x", "AWS.GPU.L4_4x", "AWS.GPU.L4_8x", "AWS.GPU.L4_16x"}, names("L4:16"), "by size, not by spelling")
 	require.Empty(t, names("none"))
 
 	// Devices of two names share one node.

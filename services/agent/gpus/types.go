@@ -44,8 +44,10 @@ func Types(provider string, node clusters.NodeFacts, devices []clusters.Device) 
 			types = append(types, instanceType(provider, node, gpu, group[0], n, len(group), len(devices)))
 		}
 	}
-	slices.SortFunc(types, func(a, b clusters.InstanceType) int { return cmp.Compare(a.Name, b.Name) })
-	// The default is the first of each GPU name, since a client that names the
+	slices.SortFunc(types, func(a, b clusters.InstanceType) int {
+		return cmp.Or(cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.GPUCount, b.GPUCount), cmp.Compare(a.Name, b.Name))
+	})
+	// The default is the smallest of each GPU name, since a client that names the
 	// GPU only gets a type of that GPU.
 	seen := map[string]bool{}
 	for n := range types {
