@@ -55,6 +55,7 @@ var described = map[string]Operation{
 		Summary: "The bytes of an asset. The address comes signed from its content-redirect.",
 	},
 	"GET /livez":    {Area: "gateway", Media: "text/plain", Summary: "The process runs."},
+	"GET /healthz":  {Area: "gateway", Media: "text/plain", Summary: "The process runs, as clients of the token issuer ask."},
 	"GET /readyz":   {Area: "gateway", Media: "text/plain", Summary: "A function can be called; ?verbose says what is waited for."},
 	"GET /startupz": {Area: "gateway", Media: "text/plain", Summary: "The process has started."},
 	"GET /health":   {Area: "gateway", Media: "application/json", Summary: "Liveness as clients of the reference expect it."},

@@ -53,6 +53,7 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 		"PUT /v2/nvcf/objects/{assetId}":             g.putObject,
 		"GET /v2/nvcf/objects/{assetId}":             g.getObject,
 		"GET /livez":                                 func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) },
+		"GET /healthz":                               func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) },
 		"GET /readyz":                                g.health.ServeReady,
 		"GET /startupz":                              g.health.ServeReady,
 		"GET /metrics":                               g.serveMetrics,

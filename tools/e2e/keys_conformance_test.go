@@ -80,6 +80,8 @@ func TestRecipeOfTheAdministrator(t *testing.T) {
 		require.Equal(t, int64(12*time.Hour/time.Second), claims.Expires-claims.Issued)
 		require.Len(t, claims.Scopes, 10)
 	}
+	alive := u.call("GET", "/healthz", host("api-keys.gw.example"))
+	require.Equal(t, "200 OK", alive.String())
 	for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 		a := u.call(method, "/v1/admin/keys", host("api-keys.gw.example"))
 		require.Equal(t, 405, a.status, method)
