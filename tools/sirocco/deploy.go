@@ -36,11 +36,7 @@ func newDeploy(s *session) *cobra.Command {
 		Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			c, err := s.connect()
-			if err != nil {
-				return err
-			}
-			f, err := oneVersion(ctx, c, args[0], version, anyStatus)
+			c, f, err := s.version(ctx, args[0], version, anyStatus)
 			if err != nil {
 				return err
 			}
@@ -85,9 +81,9 @@ func newDeploy(s *session) *cobra.Command {
 }
 
 func postDeployment(ctx context.Context, c *client.Client, f functions.Function, spec deployments.Specification) ([]byte, error) {
-	body, err := json.Marshal(map[string][]deployments.Specification{"deploymentSpecifications": {spec}})
+	body, err := specifications(spec)
 	if err != nil {
-		return nil, fmt.Errorf("deployment: %w", err)
+		return nil, err
 	}
 	_, raw, err := ask[deployments.Response](ctx, c, client.Request{Method: http.MethodPost, Path: deploymentPath(f), Body: body})
 	var refusal *client.Refusal
@@ -243,11 +239,7 @@ func newUndeploy(s *session) *cobra.Command {
 		Use: "undeploy FUNCTION", Short: "Stop a version's instances and remove its deployment",
 		Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.connect()
-			if err != nil {
-				return err
-			}
-			f, err := oneVersion(cmd.Context(), c, args[0], version, deployed)
+			c, f, err := s.version(cmd.Context(), args[0], version, deployed)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -111,25 +112,24 @@ func newDeploymentUpdate(s *session) *cobra.Command {
 		Example: "  sirocco deployment update echo --min 2 --max 8\n  sirocco deployment update echo --autoscaling '{\"scaleUpDetails\":{\"factor\":1.5,\"threshold\":80}}'",
 		Args:    arguments("FUNCTION or ID"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var to resize
 			given := cmd.Flags().Changed
-			change := map[string]any{}
 			if given("min") {
-				change["minInstances"] = least
+				to.least = &least
 			}
 			if given("max") {
-				change["maxInstances"] = most
+				to.most = &most
+			}
+			if given("concurrency") {
+				to.concurrency = &concurrency
 			}
 			if given("autoscaling") {
-				change["autoscalingConfigurationPolicy"] = "PLATFORM_CONFIGURATION"
-				if autoscaling != "platform" {
-					settings, err := s.objectOf(autoscaling)
-					if err != nil {
-						return &usage{command: cmd.CommandPath(), err: fmt.Errorf("--autoscaling %w", err)}
-					}
-					change["autoscalingConfiguration"], change["autoscalingConfigurationPolicy"] = settings, "CUSTOM_CONFIGURATION"
+				var err error
+				if to.autoscaling, err = s.autoscaling(autoscaling); err != nil {
+					return &usage{command: cmd.CommandPath(), err: fmt.Errorf("--autoscaling %w", err)}
 				}
 			}
-			if len(change) == 0 && !given("concurrency") {
+			if to.none() {
 				return &usage{command: cmd.CommandPath(), err: errors.New("nothing to change: give --min, --max, --concurrency or --autoscaling")}
 			}
 			ctx := cmd.Context()
@@ -145,24 +145,8 @@ func newDeploymentUpdate(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if given("concurrency") {
-				d.Specifications[i].MaxRequestConcurrency = &concurrency
-				if given("min") {
-					d.Specifications[i].MinInstances = &least
-				}
-				if given("max") {
-					d.Specifications[i].MaxInstances = &most
-				}
-				delete(change, "minInstances")
-				delete(change, "maxInstances")
-				if err := replaceDeployment(ctx, c, d); err != nil {
-					return err
-				}
-			}
-			if len(change) > 0 {
-				if err := patchSpecification(ctx, c, d.ID, d.Specifications[i].ID, change); err != nil {
-					return err
-				}
+			if err := to.apply(ctx, c, d, i); err != nil {
+				return err
 			}
 			d, raw, err := findDeployment(ctx, c, d.ID, "")
 			if err != nil {
@@ -181,6 +165,57 @@ func newDeploymentUpdate(s *session) *cobra.Command {
 	flags.IntVar(&concurrency, "concurrency", 0, "requests that one instance takes at once")
 	flags.StringVar(&autoscaling, "autoscaling", "", "JSON object or @FILE, or platform for the platform's own settings")
 	return cmd
+}
+
+// resize is what an update asks of one GPU specification; what is nil stays.
+type resize struct {
+	least, most, concurrency *int
+	// autoscaling are the API's members that say how instances follow the work.
+	autoscaling map[string]any
+}
+
+func (to resize) none() bool {
+	return to.least == nil && to.most == nil && to.concurrency == nil && to.autoscaling == nil
+}
+
+// apply changes the specification with index i. A new concurrency takes the older full update, which sets the numbers of
+// instances as well.
+func (to resize) apply(ctx context.Context, c *client.Client, d deployments.Deployment, i int) error {
+	spec := &d.Specifications[i]
+	change := map[string]any{}
+	maps.Copy(change, to.autoscaling)
+	for _, bound := range []struct {
+		member string
+		given  *int
+		now    **int
+	}{{"minInstances", to.least, &spec.MinInstances}, {"maxInstances", to.most, &spec.MaxInstances}} {
+		switch {
+		case bound.given == nil:
+		case to.concurrency == nil:
+			change[bound.member] = *bound.given
+		default:
+			*bound.now = bound.given
+		}
+	}
+	if to.concurrency != nil {
+		spec.MaxRequestConcurrency = to.concurrency
+		if err := replaceDeployment(ctx, c, d); err != nil {
+			return err
+		}
+	}
+	if len(change) == 0 {
+		return nil
+	}
+	return patchSpecification(ctx, c, d.ID, spec.ID, change)
+}
+
+// autoscaling reads the settings of --autoscaling: the platform's own ones, or an object.
+func (s *session) autoscaling(given string) (map[string]any, error) {
+	if given == "platform" {
+		return map[string]any{"autoscalingConfigurationPolicy": "PLATFORM_CONFIGURATION"}, nil
+	}
+	settings, err := s.objectOf(given)
+	return map[string]any{"autoscalingConfigurationPolicy": "CUSTOM_CONFIGURATION", "autoscalingConfiguration": settings}, err
 }
 
 // oneSpecification finds which of a deployment's specifications is meant.
@@ -214,12 +249,21 @@ func patchSpecification(ctx context.Context, c *client.Client, deployment, spec 
 
 // replaceDeployment writes what only the older full update can change: the requests that an instance takes at once.
 func replaceDeployment(ctx context.Context, c *client.Client, d deployments.Deployment) error {
-	body, err := json.Marshal(map[string][]deployments.Specification{"deploymentSpecifications": d.Specifications})
+	body, err := specifications(d.Specifications...)
 	if err != nil {
-		return fmt.Errorf("deployment: %w", err)
+		return err
 	}
 	_, err = c.Answer(ctx, client.Request{Method: http.MethodPut, Path: deploymentPath(functions.Function{ID: d.FunctionID, VersionID: d.VersionID}), Body: body})
 	return err
+}
+
+// specifications is the body of a deployment.
+func specifications(list ...deployments.Specification) ([]byte, error) {
+	body, err := json.Marshal(map[string][]deployments.Specification{"deploymentSpecifications": list})
+	if err != nil {
+		return nil, fmt.Errorf("deployment: %w", err)
+	}
+	return body, nil
 }
 
 // writeDeployments prints a line for each GPU specification.

@@ -101,6 +101,16 @@ func oneVersion(ctx context.Context, c *client.Client, ref, version string, fits
 	return functions.Function{}, next(&missing{fmt.Sprintf("version %s of function %q", version, ref)}, "see what there is: `sirocco function list %s`", ref)
 }
 
+// version connects and finds the version that a command is about.
+func (s *session) version(ctx context.Context, ref, version string, fits func(functions.Status) bool) (*client.Client, functions.Function, error) {
+	c, err := s.connect()
+	if err != nil {
+		return nil, functions.Function{}, err
+	}
+	f, err := oneVersion(ctx, c, ref, version, fits)
+	return c, f, err
+}
+
 func anyStatus(functions.Status) bool { return true }
 
 // deployed reports whether a version in this state has a deployment.

@@ -272,11 +272,7 @@ func newFunctionGet(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show FUNCTION", Aliases: []string{"get"}, Short: "Show one version, its deployment and its instances", Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.connect()
-			if err != nil {
-				return err
-			}
-			f, err := oneVersion(cmd.Context(), c, args[0], version, anyStatus)
+			c, f, err := s.version(cmd.Context(), args[0], version, anyStatus)
 			if err != nil {
 				return err
 			}

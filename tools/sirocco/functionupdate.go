@@ -42,11 +42,7 @@ func newFunctionUpdate(s *session) *cobra.Command {
 				return &usage{command: cmd.CommandPath(), err: errors.New("nothing to change: give --tag, --description or --rate-limit")}
 			}
 			ctx := cmd.Context()
-			c, err := s.connect()
-			if err != nil {
-				return err
-			}
-			f, err := oneVersion(ctx, c, args[0], version, anyStatus)
+			c, f, err := s.version(ctx, args[0], version, anyStatus)
 			if err != nil {
 				return err
 			}

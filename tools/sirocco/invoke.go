@@ -22,13 +22,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
 )
 
-const (
-	// loanTime is how long a key is good that is made for one invocation; it is revoked right afterwards.
-	loanTime = 15 * time.Minute
-	// afterword bounds what is still done for a person who has pressed Ctrl-C.
-	afterword = 5 * time.Second
-)
-
 // errNoAnswer ends an invocation whose response does not begin in time.
 var errNoAnswer = errors.New("the gateway did not begin to answer in time")
 

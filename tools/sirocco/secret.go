@@ -39,12 +39,15 @@ func newSecretSet(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.aboutSecrets(cmd.Context(), args[0], version, func(ctx context.Context, c *client.Client, f functions.Function) error {
-				if err := putSecrets(ctx, c, f, []functions.Secret{{Name: args[1], Value: value}}); err != nil {
-					return err
-				}
-				return s.say("secret %s of %s is set", args[1], label(f))
-			})
+			ctx := cmd.Context()
+			c, f, err := s.version(ctx, args[0], version, anyStatus)
+			if err != nil {
+				return err
+			}
+			if err := putSecrets(ctx, c, f, []functions.Secret{{Name: args[1], Value: value}}); err != nil {
+				return err
+			}
+			return s.say("secret %s of %s is set", args[1], label(f))
 		},
 	}
 	cmd.Flags().StringVar(&version, "version", "", "version id (default: the newest)")
@@ -115,14 +118,17 @@ func newSecretList(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list FUNCTION", Short: "List the names of a version's secrets", Args: arguments("FUNCTION"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.aboutSecrets(cmd.Context(), args[0], version, func(ctx context.Context, c *client.Client, f functions.Function) error {
-				raw, err := c.Answer(ctx, client.Request{Method: http.MethodGet, Path: secretsPath(f)})
-				if err != nil {
-					return err
-				}
-				return s.show(raw, func(w io.Writer) error {
-					return table{member: "secrets", columns: columns("Name", "name", "Changed", "lastUpdatedAt")}.write(w, raw)
-				})
+			ctx := cmd.Context()
+			c, f, err := s.version(ctx, args[0], version, anyStatus)
+			if err != nil {
+				return err
+			}
+			raw, err := c.Answer(ctx, client.Request{Method: http.MethodGet, Path: secretsPath(f)})
+			if err != nil {
+				return err
+			}
+			return s.show(raw, func(w io.Writer) error {
+				return table{member: "secrets", columns: columns("Name", "name", "Changed", "lastUpdatedAt")}.write(w, raw)
 			})
 		},
 	}
@@ -135,29 +141,19 @@ func newSecretUnset(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "unset FUNCTION NAME", Aliases: []string{"delete"}, Short: "Delete a secret", Args: arguments("FUNCTION", "NAME"), ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.aboutSecrets(cmd.Context(), args[0], version, func(ctx context.Context, c *client.Client, f functions.Function) error {
-				if err := deleteSecret(ctx, c, f, args[1]); err != nil {
-					return err
-				}
-				return s.say("secret %s of %s is deleted", args[1], label(f))
-			})
+			ctx := cmd.Context()
+			c, f, err := s.version(ctx, args[0], version, anyStatus)
+			if err != nil {
+				return err
+			}
+			if err := deleteSecret(ctx, c, f, args[1]); err != nil {
+				return err
+			}
+			return s.say("secret %s of %s is deleted", args[1], label(f))
 		},
 	}
 	cmd.Flags().StringVar(&version, "version", "", "version id (default: the newest)")
 	return cmd
-}
-
-// aboutSecrets finds the version that a command is about.
-func (s *session) aboutSecrets(ctx context.Context, ref, version string, do func(context.Context, *client.Client, functions.Function) error) error {
-	c, err := s.connect()
-	if err != nil {
-		return err
-	}
-	f, err := oneVersion(ctx, c, ref, version, anyStatus)
-	if err != nil {
-		return err
-	}
-	return do(ctx, c, f)
 }
 
 // say prints a sentence about something whose answer is empty; -o json prints nothing then.

@@ -19,13 +19,17 @@ import (
 // shareLoan is what sharing takes: no token of the default kind has its scope, and no other resource is accepted.
 var shareLoan = &loan{scopes: []access.Scope{access.AuthorizeClients}, resource: everyFunction}
 
-// sharePath is where the parties of a function, or of one version, are.
-func sharePath(function, version string) string {
-	path := "/v2/nvcf/authorizations/functions/" + function
+// sharePath finds where the parties of a function, or of one version, are.
+func (s *session) sharePath(ctx context.Context, ref, version string) (string, error) {
+	id, err := s.functionID(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	path := "/v2/nvcf/authorizations/functions/" + id
 	if version != "" {
 		path += "/versions/" + version
 	}
-	return path
+	return path, nil
 }
 
 func newShare(s *session) *cobra.Command {
@@ -41,19 +45,16 @@ func newShare(s *session) *cobra.Command {
 		},
 		ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := s.functionID(cmd.Context(), args[0])
+			path, err := s.sharePath(cmd.Context(), args[0], version)
 			if err != nil {
 				return err
 			}
-			path := sharePath(id, version)
+			var raw []byte
 			if len(args) == 1 {
-				raw, err := s.answer(cmd.Context(), shareLoan, client.Request{Method: http.MethodGet, Path: path})
-				if err != nil {
-					return err
-				}
-				return s.showParties(raw)
+				raw, err = s.answer(cmd.Context(), shareLoan, client.Request{Method: http.MethodGet, Path: path})
+			} else {
+				raw, err = s.shareWith(cmd.Context(), path, args[1:])
 			}
-			raw, err := s.shareWith(cmd.Context(), path, args[1:])
 			if err != nil {
 				return err
 			}
@@ -111,11 +112,10 @@ func newUnshare(s *session) *cobra.Command {
 		},
 		ValidArgsFunction: s.completeFunctions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := s.functionID(cmd.Context(), args[0])
+			path, err := s.sharePath(cmd.Context(), args[0], version)
 			if err != nil {
 				return err
 			}
-			path := sharePath(id, version)
 			var raw []byte
 			if all {
 				raw, err = s.answer(cmd.Context(), shareLoan, client.Request{Method: http.MethodDelete, Path: path})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/tools/sirocco/client"
 )
 
@@ -73,18 +71,6 @@ type member struct {
 	place    place
 	required bool
 }
-
-// loan is a key that is made for one call and revoked after it.
-type loan struct {
-	scopes   []access.Scope
-	resource access.Resource
-}
-
-// Whole accounts, as the resource of a loan.
-var (
-	everyFunction = access.Resource{ID: "*", Type: string(access.AllFunctions)}
-	everything    = access.Resource{ID: "*", Type: string(access.AllEntity)}
-)
 
 // noun is a command whose verbs are a table.
 func noun(s *session, use, short, long string, verbs []verb, more ...*cobra.Command) *cobra.Command {
@@ -219,23 +205,6 @@ func (s *session) objectOf(value string) (any, error) {
 		return nil, errors.New("must be a JSON object, or @FILE that holds one")
 	}
 	return json.RawMessage(content), nil
-}
-
-// answer makes a call as the person, or with a key of its own where the minted token does not reach.
-func (s *session) answer(ctx context.Context, needs *loan, r client.Request) ([]byte, error) {
-	c, err := s.connect()
-	if err != nil {
-		return nil, err
-	}
-	if needs != nil && c.Minting() {
-		value, giveBack, err := s.borrow(ctx, c, "sirocco command line", *needs)
-		if err != nil {
-			return nil, err
-		}
-		defer giveBack()
-		c = c.As(value)
-	}
-	return c.Answer(ctx, r)
 }
 
 // present shows the answer of a verb.
