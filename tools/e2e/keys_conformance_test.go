@@ -3,7 +3,7 @@ package e2e
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -185,7 +185,7 @@ func TestKeyRequests(t *testing.T) {
 			a.key()
 		}
 	}
-	require.Equal(t, `{"keys":[]}`, string(u.call("GET", "/v1/keys", issuer(refused)).body))
+	require.JSONEq(t, `{"keys":[]}`, string(u.call("GET", "/v1/keys", issuer(refused)).body))
 	require.Equal(t, 413, u.newKey(refused, func(m map[string]any) { m["more"] = strings.Repeat("x", 4<<10) }).status)
 	for _, how := range []asked{ownedBy("", access.FunctionsAudience), ownedBy(" ", access.FunctionsAudience), ownedBy(refused, ""), ownedBy(refused, "unknown")} {
 		for method, path := range map[string]string{"GET": "/v1/keys", "DELETE": "/v1/keys/" + uuid.NewString()} {
@@ -284,9 +284,7 @@ func TestPolicies(t *testing.T) {
 		if aud != "" {
 			p["aud"] = aud
 		}
-		for k, v := range more {
-			p[k] = v
-		}
+		maps.Copy(p, more)
 		return p
 	}
 	for name, c := range map[string]struct {
@@ -321,8 +319,13 @@ func TestSuspendedOwner(t *testing.T) {
 	}
 	require.Equal(t, 200, set("SUSPENDED").status)
 	for _, request := range []struct{ method, path, body string }{
-		{"POST", "/v1/keys", `{}`}, {"GET", "/v1/keys", ""}, {"GET", "/v1/keys/" + k.ID, ""}, {"DELETE", "/v1/keys/" + k.ID, ""},
-		{"PATCH", "/v1/keys/" + k.ID, `{"description":"x"}`}, {"POST", "/v1/keys/" + k.ID + "/rotate", `{}`}, {"PUT", "/v1/keys/" + k.ID + "/authorizations", `{"authorizations":{}}`},
+		{"POST", "/v1/keys", `{}`},
+		{"GET", "/v1/keys", ""},
+		{"GET", "/v1/keys/" + k.ID, ""},
+		{"DELETE", "/v1/keys/" + k.ID, ""},
+		{"PATCH", "/v1/keys/" + k.ID, `{"description":"x"}`},
+		{"POST", "/v1/keys/" + k.ID + "/rotate", `{}`},
+		{"PUT", "/v1/keys/" + k.ID + "/authorizations", `{"authorizations":{}}`},
 	} {
 		how := []asked{issuer(owner)}
 		if request.body != "" {
@@ -415,7 +418,7 @@ func TestExplainIsTrue(t *testing.T) {
 				a := holder.call("GET", path)
 				require.Equal(t, a.status != 403, said.Allowed, "%s with %v on %v: explained as %s, answered %s", path, s, r, said.Reason, a)
 				if a.status == 403 && a.problem().Code != "forbidden" { // that one has no reason of its own in the audit record
-					require.Equal(t, said.Reason, a.problem().Code, fmt.Sprintf("%s with %v on %v", path, s, r))
+					require.Equal(t, said.Reason, a.problem().Code, "%s with %v on %v", path, s, r)
 				}
 			}
 		}
