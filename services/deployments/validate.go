@@ -116,7 +116,7 @@ func validIDs(ids map[string]string) error {
 // validAgainst is steps 9 to 11 of §11.4: what is asked for exists. All texts name the field.
 func validAgainst(nodes []clusters.Node, f functions.Function, specs []contract.Specification) error {
 	if len(nodes) == 0 {
-		return problem.New(problem.IllegalState, "the account has no cluster group: no node has joined yet")
+		return problem.New(problem.IllegalState, "the account has no cluster group: no node of its own has joined yet, and no cluster of another account lets it deploy; join a node, or have a cluster authorize the account")
 	}
 	check := problem.NewCheck("deployment")
 	for n, s := range specs {
@@ -155,7 +155,8 @@ func validAgainst(nodes []clusters.Node, f functions.Function, specs []contract.
 		return err
 	}
 	if f.ContainerImage == "" && f.HelmChart != "" {
-		return problem.New(problem.IllegalState, "helmChart: charts cannot be deployed, because no cluster of the account runs them")
+		return problem.New(problem.IllegalState,
+			"helmChart: a chart cannot be deployed here, because that takes Kubernetes and Sirocco runs containers by itself; create a version with the containerImage of the chart's service instead and deploy that")
 	}
 	return nil
 }

@@ -155,6 +155,7 @@ func TestNobodyHasJoined(t *testing.T) {
 	err := validAgainst(nil, functions.Function{}, []contract.Specification{one(1, 1)})
 	require.True(t, problem.HasCode(err, problem.IllegalState))
 	require.ErrorContains(t, err, "no cluster group")
+	require.ErrorContains(t, err, "join a node, or have a cluster authorize the account")
 }
 
 func TestChartsNeedACluster(t *testing.T) {
@@ -163,6 +164,8 @@ func TestChartsNeedACluster(t *testing.T) {
 	s.Configuration = json.RawMessage(`{"replicas":2}`)
 	err := validAgainst([]clusters.Node{node("n1", 1)}, functions.Function{Spec: functions.Spec{HelmChart: "oci://x"}}, []contract.Specification{s})
 	require.ErrorContains(t, err, "helmChart")
+	require.ErrorContains(t, err, "Kubernetes", "why")
+	require.ErrorContains(t, err, "create a version with the containerImage", "and what to do")
 }
 
 func TestISODurations(t *testing.T) {
