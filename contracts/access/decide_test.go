@@ -107,7 +107,7 @@ func TestEveryRowCanBeSatisfied(t *testing.T) {
 				t.Errorf("%s refuses its own scopes: %s", name, p)
 			}
 		}
-		if _, p := Decide(r.ForAccount(), Credential{Kind: JWT, Scopes: r.Ways[0].Scopes}); p == nil && len(r.Ways[0].Scopes) > 0 && !isAdmin(r.Ways[0].Scopes[0]) {
+		if plain := r.Ways[0].Scopes; len(plain) > 0 && !isAdmin(plain[0]) && r.ForAccount().CrossesAccounts(plain) {
 			t.Errorf("%s of another account is open to a plain scope", name)
 		}
 	}

@@ -20,6 +20,8 @@ type Way struct {
 	Scopes []Scope
 	// Reaches are the resource entries of a key that are compatible; none means tokens only.
 	Reaches []Reach
+	// Own ways lead only to the account of the credential, although the path could name another.
+	Own bool
 }
 
 // Matrix is every row, by name.
@@ -136,8 +138,14 @@ var (
 )
 
 // ForAccount is the row of the same operation under /accounts/{ncaId}: the admin form of each scope, tokens only (row 22).
+// Clients with a plain token use these paths for their own account too, so the plain scopes lead there and no further.
 func (r Row) ForAccount() Row {
 	mirror := Row{Name: "account." + r.Name, What: r.What + " in any account", Audience: r.Audience}
+	for _, w := range r.Ways {
+		if !slices.ContainsFunc(w.Scopes, isAdmin) {
+			mirror.Ways = append(mirror.Ways, Way{Scopes: w.Scopes, Own: true})
+		}
+	}
 	for _, w := range r.Ways {
 		if slices.ContainsFunc(w.Scopes, isAdmin) {
 			mirror.Ways = append(mirror.Ways, byToken(w.Scopes...))
@@ -150,4 +158,9 @@ func (r Row) ForAccount() Row {
 		mirror.Ways = append(mirror.Ways, byToken(scopes...))
 	}
 	return mirror
+}
+
+// CrossesAccounts reports whether these scopes of a token lead beyond its own account.
+func (r Row) CrossesAccounts(scopes []Scope) bool {
+	return slices.ContainsFunc(r.Ways, func(w Way) bool { return !w.Own && containsAll(scopes, w.Scopes) })
 }

@@ -73,10 +73,10 @@ func accountIn(path string) string {
 func ofAccount(line *route, r *http.Request, caller access.Caller) (access.Caller, *problem.Problem) {
 	account := r.PathValue(line.account)
 	switch {
-	case line.mirror || line.acrossAccounts():
+	case line.acrossAccounts(), line.mirror && line.row.CrossesAccounts(caller.Scopes):
 		caller.Account, caller.CrossAccount = account, true
 	case account == caller.Account:
-	case caller.Kind == access.Key:
+	case line.mirror, caller.Kind == access.Key:
 		return caller, foreignAccount(account)
 	case line.setsUpAccounts():
 	case slices.ContainsFunc(caller.Scopes, func(s access.Scope) bool { return strings.HasPrefix(s, access.AdminPrefix) }):

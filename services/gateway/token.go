@@ -63,7 +63,7 @@ func newTokenVerifier(conn *bus.Conn, clock quartz.Clock, console string) *token
 	return &tokenVerifier{
 		conn: conn, clock: clock, console: console, revoked: newRevocations(), clients: map[string]tenancy{},
 		parser: jwt.NewParser(
-			jwt.WithValidMethods([]string{"ES256"}), jwt.WithLeeway(keys.TokenLeeway), jwt.WithExpirationRequired(),
+			jwt.WithValidMethods([]string{"ES256"}), jwt.WithLeeway(keys.TokenLeeway), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(),
 			jwt.WithTimeFunc(func() time.Time { return clock.Now() }),
 		),
 	}

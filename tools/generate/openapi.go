@@ -192,9 +192,12 @@ func permissionText(r access.Row) string {
 		if way == "" {
 			way = "any valid token"
 		}
-		if len(reaches) == 0 {
+		switch {
+		case w.Own:
+			way += " (tokens, for their own account)"
+		case len(reaches) == 0:
 			way += " (tokens only)"
-		} else {
+		default:
 			way += " (keys: on " + strings.Join(reaches, ", ") + ")"
 		}
 		ways = append(ways, way)
