@@ -768,7 +768,7 @@ func (u *Deployments) deleted(ctx context.Context, d *deployment) bool {
 }
 
 func noDeployment(versionID string) error {
-	return problem.New(problem.NotFound, "Function version '%s': Deployment not found", versionID)
+	return problem.New(problem.NotFound, "Function version '%s': Deployment not found (failed to find function deployment)", versionID)
 }
 
 // covered refuses a key whose resources do not include the version.
