@@ -163,23 +163,7 @@ func TestSecretsAreSealedAndOnlyNamed(t *testing.T) {
 // dump is every row of every table of the schema, bytes written as text.
 func (w *world) dump() string {
 	w.t.Helper()
-	var b strings.Builder
-	for _, table := range []string{"versions", "secrets", "telemetries", "registry_credentials", "assets", "encryption_keys", "outbox", "inbox"} {
-		rows, err := w.pool.Query(w.t.Context(), `TABLE functions.`+table)
-		require.NoError(w.t, err)
-		for rows.Next() {
-			values, err := rows.Values()
-			require.NoError(w.t, err)
-			for _, v := range values {
-				if bytes, ok := v.([]byte); ok {
-					v = string(bytes)
-				}
-				fmt.Fprintln(&b, v)
-			}
-		}
-		require.NoError(w.t, rows.Err())
-	}
-	return b.String()
+	return testkit.Dump(w.t, w.pool, schema)
 }
 
 func TestDetailsShowInstances(t *testing.T) {

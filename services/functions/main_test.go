@@ -91,8 +91,19 @@ func (w *world) start(cfg Config, log *zap.Logger) {
 	testkit.Ready(w.t, s)
 }
 
-// story waits for n events about a version and returns all of them by type.
+// story waits for n events about a version and returns all of them.
 func (w *world) story(versionID string, n int) (types []string, events []event.Envelope) {
+	w.t.Helper()
+	return w.told(n, func(e event.Envelope) bool { return e.VersionID == versionID })
+}
+
+// facts waits for n events about an entity that has no place in the references, and returns all of them.
+func (w *world) facts(entity string, n int) (types []string, events []event.Envelope) {
+	w.t.Helper()
+	return w.told(n, func(e event.Envelope) bool { return e.CorrelationID == entity })
+}
+
+func (w *world) told(n int, about func(event.Envelope) bool) (types []string, events []event.Envelope) {
 	w.t.Helper()
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
@@ -100,7 +111,7 @@ func (w *world) story(versionID string, n int) (types []string, events []event.E
 		w.mu.Lock()
 		types, events = nil, nil
 		for _, e := range w.events {
-			if e.VersionID == versionID {
+			if about(e) {
 				types, events = append(types, e.Type), append(events, e)
 			}
 		}

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sirocco-cloud/sirocco/contracts/event"
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
@@ -31,31 +30,6 @@ func (w *world) telemetry(name string, types ...string) contract.Telemetry {
 	answer, err := call(w, admin(), contract.CreateTelemetry, telemetryRequest(name, types...))
 	require.NoError(w.t, err)
 	return answer.Telemetry
-}
-
-// facts waits for n events about an entity that has no place in the references, and returns all of them.
-func (w *world) facts(entity string, n int) (types []string, events []event.Envelope) {
-	w.t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		w.mu.Lock()
-		types, events = nil, nil
-		for _, e := range w.events {
-			if e.CorrelationID == entity {
-				types, events = append(types, e.Type), append(events, e)
-			}
-		}
-		w.mu.Unlock()
-		if len(types) >= n {
-			return types, events
-		}
-		select {
-		case <-w.came:
-		case <-limit.C:
-			require.FailNow(w.t, "events are missing", "have %v, want %d", types, n)
-		}
-	}
 }
 
 func TestTelemetries(t *testing.T) {

@@ -16,18 +16,7 @@ import (
 // BenchmarkCreate measures a creation as a neighbour sees it: over the bus, with its row and its event committed.
 func BenchmarkCreate(b *testing.B) {
 	s := start(b)
-	took := make([]time.Duration, 0, b.N)
-	i := 0
-	for b.Loop() {
-		req := s.wanted()
-		req.OwnerID = fmt.Sprintf("owner-%d", i/8)
-		i++
-		began := time.Now()
-		_, err := bus.Call(b.Context(), s.conn, contract.Create, req)
-		took = append(took, time.Since(began))
-		require.NoError(b, err)
-	}
-	report(b, took)
+	createOften(b, s)
 }
 
 // BenchmarkResolve measures what a cache miss of the gateway costs.
@@ -80,6 +69,11 @@ func BenchmarkIntrospectAmong100000(b *testing.B) {
 func BenchmarkCreateAmong100000(b *testing.B) {
 	s := start(b)
 	s.crowd(b, crowded)
+	createOften(b, s)
+}
+
+func createOften(b *testing.B, s *site) {
+	b.Helper()
 	took := make([]time.Duration, 0, b.N)
 	i := 0
 	for b.Loop() {

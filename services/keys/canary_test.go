@@ -83,18 +83,5 @@ func TestNoSecretLeavesTheAnswer(t *testing.T) {
 // dump is every row of every table of the service as text.
 func (s *site) dump(t *testing.T) string {
 	t.Helper()
-	rows, err := s.pool.Query(t.Context(), `SELECT tablename FROM pg_tables WHERE schemaname = 'keys'`)
-	require.NoError(t, err)
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(tables), 8)
-	var all strings.Builder
-	for _, table := range tables {
-		rows, err := s.pool.Query(t.Context(), `SELECT x::text FROM `+pgx.Identifier{"keys", table}.Sanitize()+` x`)
-		require.NoError(t, err)
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		require.NoError(t, err)
-		all.WriteString(strings.Join(lines, "\n"))
-	}
-	return all.String()
+	return testkit.Dump(t, s.pool, "keys")
 }

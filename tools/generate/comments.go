@@ -21,15 +21,8 @@ type comments struct {
 // readComments parses contracts.
 func readComments(root string) (comments, error) {
 	c := comments{types: map[string]string{}, members: map[string]string{}, values: map[string][]string{}}
-	err := filepath.WalkDir(filepath.Join(root, "contracts"), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
-		if err == nil {
-			c.read(filepath.Base(filepath.Dir(path)), file)
-		}
-		return err
+	err := eachFile(filepath.Join(root, "contracts"), func(path string, file *ast.File) {
+		c.read(filepath.Base(filepath.Dir(path)), file)
 	})
 	return c, err
 }
@@ -76,6 +69,20 @@ func (c comments) readFields(name string, st *ast.StructType) {
 		member, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
 		c.members[name+"."+member] = text
 	}
+}
+
+// eachFile parses the Go files below a folder, except tests.
+func eachFile(dir string, do func(path string, file *ast.File)) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err == nil {
+			do(path, file)
+		}
+		return err
+	})
 }
 
 // sentence joins comments into one line.

@@ -123,6 +123,8 @@ func TestPermissionsSuffice(t *testing.T) {
 	require.NoError(t, json.Unmarshal(made["deployments/nats/permissions.json"], &all))
 	options := &server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), MaxPayload: bus.MaxPayload, NoLog: true, NoSigs: true,
+		// What streams may hold is promised, not used; the default would be what is free on this machine's disk.
+		JetStreamMaxStore: 64 << 30,
 	}
 	for service, p := range all {
 		options.Users = append(options.Users, &server.User{Username: service, Password: "x", Permissions: &server.Permissions{

@@ -2,9 +2,6 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -57,14 +54,7 @@ func permissions(root string) ([]byte, error) {
 // mentions are the package.Name selectors into contracts in the Go files below dir, without tests.
 func mentions(dir string) (map[string]bool, error) {
 	used := map[string]bool{}
-	err := filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
-			return err
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
+	err := eachFile(dir, func(_ string, f *ast.File) {
 		imports := map[string]string{}
 		for _, i := range f.Imports {
 			target, err := strconv.Unquote(i.Path.Value)
@@ -84,7 +74,6 @@ func mentions(dir string) (map[string]bool, error) {
 			}
 			return true
 		})
-		return nil
 	})
 	return used, err
 }

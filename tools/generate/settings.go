@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"reflect"
@@ -26,22 +23,14 @@ type setting struct {
 func settingsPage(root string) ([]byte, error) {
 	found := map[string]setting{}
 	for _, tree := range []string{"libs", "services", "tools/sirocco"} {
-		err := filepath.WalkDir(filepath.Join(root, tree), func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
-			if err != nil {
-				return err
-			}
-			where, err := filepath.Rel(root, filepath.Dir(path))
+		err := eachFile(filepath.Join(root, tree), func(path string, file *ast.File) {
+			from := reader(strings.TrimPrefix(filepath.Dir(path), root+string(filepath.Separator)))
 			ast.Inspect(file, func(n ast.Node) bool {
 				if f, ok := n.(*ast.Field); ok && f.Tag != nil {
-					remember(found, f, reader(where))
+					remember(found, f, from)
 				}
 				return true
 			})
-			return err
 		})
 		if err != nil {
 			return nil, err

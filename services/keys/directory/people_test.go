@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/directory"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 func TestUsers(t *testing.T) {
@@ -499,19 +499,7 @@ func TestNoSecretLeavesTheAnswer(t *testing.T) {
 // dump is every row of every table of the service as text.
 func (s *site) dump(t *testing.T) string {
 	t.Helper()
-	rows, err := s.pool.Query(t.Context(), `SELECT tablename FROM pg_tables WHERE schemaname = 'keys'`)
-	require.NoError(t, err)
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	require.NoError(t, err)
-	var all strings.Builder
-	for _, table := range tables {
-		rows, err := s.pool.Query(t.Context(), `SELECT x::text FROM `+pgx.Identifier{"keys", table}.Sanitize()+` x`)
-		require.NoError(t, err)
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		require.NoError(t, err)
-		all.WriteString(strings.Join(lines, "\n"))
-	}
-	return all.String()
+	return testkit.Dump(t, s.pool, "keys")
 }
 
 // FuzzFilter asserts that a filter is refused as a bad request or becomes SQL whose only foreign parts are arguments.
