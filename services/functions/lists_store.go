@@ -138,24 +138,24 @@ func (s *sql) coverage(q query, alias string) string {
 		alias, s.caller(), s.arg(c.own)+"::boolean", s.arg(c.shared)+"::boolean", s.arg(c.functions), s.arg(c.versions))
 }
 
-// firsts keeps of each function the row that comes first in the whole list.
-func (s *sql) firsts(q query, g visibility) {
-	s.WriteString(" AND NOT EXISTS (SELECT FROM functions.versions w WHERE w.function_id = v.function_id AND ")
-	s.conditions(q, visibilities, "w")
+// firsts keeps of each function the row that comes first in the whole list. It is a sub-query of its own for each row, by
+// the index on functions: an anti-join would leave PostgreSQL the choice, which for a prepared statement of which it knows
+// no values is to compare every row with every other.
+func (s *sql) firsts(q query) {
 	rank := fmt.Sprintf("CASE WHEN w.public THEN 0 WHEN w.account = %s THEN 1 ELSE 2 END", s.caller())
-	var earlier []string
-	for before := range g {
-		if q.groups[before] {
-			earlier = append(earlier, fmt.Sprintf("%s = %d", rank, before))
+	var asked []string
+	for g, wanted := range q.groups {
+		if wanted {
+			asked = append(asked, fmt.Sprint(g))
 		}
 	}
-	comes := ">"
+	direction := " DESC"
 	if q.sort.ascending {
-		comes = "<"
+		direction = " ASC"
 	}
-	earlier = append(earlier, fmt.Sprintf("%s = %d AND (%s) %s (%s)", rank, g,
-		strings.Join(q.sort.keys("w"), ", "), comes, strings.Join(q.sort.keys("v"), ", ")))
-	s.WriteString(" AND (" + strings.Join(earlier, " OR ") + "))")
+	s.WriteString(" AND v.version_id = (SELECT w.version_id FROM functions.versions w WHERE w.function_id = v.function_id AND ")
+	s.conditions(q, visibilities, "w")
+	fmt.Fprintf(s, " AND %[1]s IN (%[2]s) ORDER BY %[1]s, %[3]s LIMIT 1)", rank, strings.Join(asked, ", "), strings.Join(q.sort.keys("w"), direction+", ")+direction)
 }
 
 // fill writes rows of a group into the page, and reports whether there are more than fitted.
@@ -185,7 +185,7 @@ func (r reads) fill(ctx context.Context, q query, g visibility, offset int, p *p
 		fmt.Fprintf(s, " AND (%s) %s (%s)", strings.Join(keys, ", "), beyond, strings.Join(values, ", "))
 	}
 	if p.ids {
-		s.firsts(q, g)
+		s.firsts(q)
 	}
 	fmt.Fprintf(s, " ORDER BY %s LIMIT %s OFFSET %s) v WHERE before < %d ORDER BY %s", sorted, s.arg(p.left+1), s.arg(offset), 2*pageBytes+maxRequest,
 		strings.ReplaceAll(sorted, "v.spec->>'name'", "v.name"))
@@ -221,7 +221,7 @@ func (r reads) count(ctx context.Context, q query, g visibility, distinct bool) 
 	s.WriteString("SELECT count(*) FROM functions.versions v WHERE ")
 	s.conditions(q, g, "v")
 	if distinct {
-		s.firsts(q, g)
+		s.firsts(q)
 	}
 	if err := r.db.QueryRow(ctx, s.String(), s.args...).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count versions: %w", err)
