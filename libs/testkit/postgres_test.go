@@ -52,3 +52,11 @@ func TestDatabaseURLIsAnEmptyDatabase(t *testing.T) {
 	require.Zero(t, tables)
 	require.NoError(t, conn.Close(t.Context()))
 }
+
+func TestDumpShowsWhatLiesInBytes(t *testing.T) {
+	t.Parallel()
+	pool := testkit.Database(t, "vault", fstest.MapFS{
+		"0001_values.up.sql": {Data: []byte(`CREATE TABLE sealed (value bytea); INSERT INTO sealed VALUES ('hush')`)},
+	})
+	require.Contains(t, testkit.Dump(t, pool, "vault"), "hush")
+}

@@ -56,10 +56,13 @@ func Run(t testing.TB, r Runner) (stop func()) {
 	return stop
 }
 
-// Ready waits until a service serves.
-func Ready(t testing.TB, s interface {
+// Checker is what can tell whether it serves, as a service can.
+type Checker interface {
 	Check(ctx context.Context) error
-}) {
+}
+
+// Ready waits until s serves.
+func Ready(t testing.TB, s Checker) {
 	t.Helper()
 	require.Eventually(t, func() bool { return s.Check(t.Context()) == nil }, patience, 5*time.Millisecond)
 }

@@ -1,5 +1,6 @@
 // Package testkit gives tests the real things: a nats-server and a PostgreSQL database of their own, made in milliseconds
-// and gone when the test ends. Nothing here is a mock.
+// and gone when the test ends. Nothing here is a mock. A service under test stands on a [Platform] over them, [Run] starts
+// it, and the test plays its neighbours with servers of its own.
 //
 // A package that uses Database or DatabaseURL, and any other that wants to know about leaked goroutines, has
 //
