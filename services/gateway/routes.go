@@ -28,7 +28,7 @@ var open *access.Row
 // routes is the management API: method and path, what the credential must be allowed to do, the status of success, and
 // the endpoint that answers. The aliases under /v2/orgs/… are rewritten to these paths before they are looked up.
 func routes() []route {
-	return slices.Concat(keyRoutes(), functionRoutes(), resourceRoutes(), deploymentRoutes(), clusterRoutes(), auditRoutes(), explainRoutes(), consoleRoutes())
+	return slices.Concat(keyRoutes(), functionRoutes(), resourceRoutes(), deploymentRoutes(), clusterRoutes(), taskRoutes(), auditRoutes(), explainRoutes(), consoleRoutes())
 }
 
 // healthPatience bounds a look at the bus for /health.

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,7 +20,7 @@ type Tasks struct {
 // New makes the use cases over a pool whose schema is migrated.
 func New(pool *pgxpool.Pool) *Tasks { return &Tasks{pool: pool} }
 
-// List returns the tasks of the caller's account, oldest first.
+// List returns the tasks of the caller's account that its key covers, oldest first.
 func (t *Tasks) List(ctx context.Context, _ contract.ListRequest) (contract.ListResponse, error) {
 	rows, err := t.pool.Query(ctx, `SELECT id::text, account, name, status, created_at FROM tasks.tasks
 		WHERE account = $1 ORDER BY created_at, id`, access.CallerFrom(ctx).Account)
@@ -30,5 +31,7 @@ func (t *Tasks) List(ctx context.Context, _ contract.ListRequest) (contract.List
 	if err != nil {
 		return contract.ListResponse{}, fmt.Errorf("list tasks: %w", err)
 	}
+	caller := access.CallerFrom(ctx)
+	tasks = slices.DeleteFunc(tasks, func(t contract.Task) bool { return !caller.CoversTask(t.ID) })
 	return contract.ListResponse{Tasks: tasks}, nil
 }

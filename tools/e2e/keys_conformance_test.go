@@ -424,3 +424,24 @@ func TestExplainIsTrue(t *testing.T) {
 		}
 	}
 }
+
+// TestTheAudienceDecides: a key opens the service that it was made for and no other, under whatever host (keys §14,
+// ruling 11).
+func TestTheAudienceDecides(t *testing.T) {
+	u := anonymous(t)
+	owner := nextOwner()
+	request := keyBody([]string{"list_tasks", "list_functions"}, []resource{{"account-tasks", "*"}, {"account-functions", "*"}})
+	policy := request["authorizations"].(map[string]any)["policies"].([]any)[0].(map[string]any)
+	policy["aud"], policy["product"] = access.TasksAudience, "nv-cloud-tasks"
+	task := u.with(u.call("POST", "/v1/keys", body(request), ownedBy(owner, access.TasksAudience)).key().Value)
+	function, _ := u.key([]string{"list_tasks", "list_functions"}, resource{"account-tasks", "*"}, resource{"account-functions", "*"})
+
+	for _, at := range []asked{host("tasks.corp.example"), host("api.corp.example"), host("nowhere.example")} {
+		var listed struct{ Tasks []any }
+		task.must("GET", "/v1/nvct/tasks", &listed, at)
+		require.NotNil(t, listed.Tasks)
+		require.Equal(t, "audience_mismatch", function.call("GET", "/v1/nvct/tasks", at).refused(403).Code)
+		require.Equal(t, "audience_mismatch", task.call("GET", "/v2/nvcf/functions", at).refused(403).Code)
+	}
+	require.Equal(t, 200, task.call("GET", "/v2/orgs/some-org/nvct/tasks").status)
+}
