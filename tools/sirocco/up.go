@@ -92,11 +92,8 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	dir, err := filepath.Abs(cfg.DataDir)
+	dir, err := dataDir(cfg.DataDir)
 	if err != nil {
-		return fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // PostgreSQL and instances of other users pass through
 		return fmt.Errorf("SIROCCO_DATA_DIR: %w", err)
 	}
 	ctx, stopSignals := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
@@ -127,13 +124,9 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 			log.Error("private PostgreSQL not stopped", zap.Error(err))
 		}
 	}()
-	sampleOpt := fx.Options()
+	example := fx.Options()
 	if cfg.Sample {
-		sampleOpt = fx.Invoke(func(lc fx.Lifecycle, conn *bus.Conn, h *health.Registry, log *zap.Logger) {
-			s := newSample(conn, log, dir)
-			h.Add("sample function", s.check)
-			lc.Append(fx.Hook{OnStart: s.start, OnStop: s.stop})
-		})
+		example = sampleIn(dir)
 	}
 	var registry *health.Registry
 	platform := fx.New(
@@ -141,7 +134,7 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 		fx.Supply(db, nats),
 		fx.Provide(connectEmbedded, openPrivate),
 		keys.Module, functions.Module, clusterinventory.Module, deployments.Module, invocation.Module, tasks.Module, ledger.Module,
-		sampleOpt, agent.Module,
+		example, agent.Module,
 		// Last to start and so first to stop: nothing new comes in while the rest drains.
 		gateway.Module,
 		fx.Populate(&registry),
@@ -162,6 +155,24 @@ func runUp(ctx context.Context, cfg upConfig, out io.Writer) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), base.DrainTimeout+30*time.Second)
 	defer cancel()
 	return platform.Stop(stop)
+}
+
+// dataDir makes the data directory and returns its absolute path.
+func dataDir(setting string) (string, error) {
+	dir, err := filepath.Abs(setting)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o711) //nolint:gosec // PostgreSQL and instances of other users pass through
+}
+
+// sampleIn deploys the sample function; that it was deployed is remembered in dir.
+func sampleIn(dir string) fx.Option {
+	return fx.Invoke(func(lc fx.Lifecycle, conn *bus.Conn, h *health.Registry, log *zap.Logger) {
+		s := newSample(conn, log, dir)
+		h.Add("sample function", s.check)
+		lc.Append(fx.Hook{OnStart: s.start, OnStop: s.stop})
+	})
 }
 
 // ground starts the two things that services stand on, side by side.
