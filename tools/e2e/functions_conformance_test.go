@@ -85,9 +85,9 @@ func TestEchoOfAFunction(t *testing.T) {
 // TestEdgesOfAFunction asserts each limit of functions-deployments §2.5 and §2.6 at both of its sides.
 func TestEdgesOfAFunction(t *testing.T) {
 	admin := common(t).administrator(t)
-	list := func(n int, make func(int) any) (all []any) {
+	list := func(n int, element func(int) any) (all []any) {
 		for i := range n {
-			all = append(all, make(i))
+			all = append(all, element(i))
 		}
 		return all
 	}
