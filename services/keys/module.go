@@ -22,7 +22,6 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
-	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/libs/app"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/services/keys/directory"
@@ -88,7 +87,6 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	})
 	s.OnReady(people.Prepare)
 	s.Loop("directory", func(ctx context.Context) error { return people.Tidy(ctx, cfg.ReapInterval) })
-	people.Serve(s.Server)
 	s.Loop("reaper", NewReaper(store, p.Clock, cfg, s.Log).Run)
 	s.Loop("census", census.Run)
 	bus.On(s.Subscribe(event.Access), access.Decided, decisions.Learn)
@@ -96,48 +94,9 @@ func newService(p app.Platform, cfg Config) (*app.Service, error) {
 	s.Loop("signing keys", func(ctx context.Context) error { return rotation.Run(ctx, p.Conn) })
 	s.Loop("encryption", func(ctx context.Context) error { return vault.Run(ctx, s.Log) })
 
-	bus.Serve(s.Server, contract.GetEncryption, encryption(vault.Status))
-	bus.Serve(s.Server, contract.RotateEncryption, encryption(vault.Rotate))
-	bus.Serve(s.Server, contract.SigningKeys, rotation.Keys)
-	bus.Serve(s.Server, contract.RotateSigningKeys, rotation.Rotate)
-	bus.Serve(s.Server, contract.Revocations, tokens.Revocations)
-	bus.Serve(s.Server, contract.RevokeToken, tokens.Revoke)
-	bus.Serve(s.Server, contract.MintAdminToken, tokens.Mint)
-	bus.Serve(s.Server, contract.PublicKeys, tokens.PublicKeys)
-	bus.Serve(s.Server, contract.Create, keys.Create)
-	bus.Serve(s.Server, contract.List, keys.List)
-	bus.Serve(s.Server, contract.Get, keys.Get)
-	bus.Serve(s.Server, contract.Delete, keys.Delete)
-	bus.Serve(s.Server, contract.Authorize, keys.Authorize)
-	bus.Serve(s.Server, contract.Change, keys.Change)
-	bus.Serve(s.Server, contract.Rotate, keys.Rotate)
-	bus.Serve(s.Server, contract.CreateHosted, keys.CreateHosted)
-	bus.Serve(s.Server, contract.Introspect, keys.Introspect)
-	bus.Serve(s.Server, contract.Evaluate, keys.Evaluate)
-	bus.Serve(s.Server, contract.Resolve, keys.Resolve)
-	bus.Serve(s.Server, contract.OwnersKeys, owners.List)
-	bus.Serve(s.Server, contract.OwnersKey, owners.Get)
-	bus.Serve(s.Server, contract.DeleteOwnersKey, owners.Delete)
-	bus.Serve(s.Server, contract.SetKeyStatus, owners.SetStatus)
-	bus.Serve(s.Server, contract.SuspendKeys, owners.Suspend)
-	bus.Serve(s.Server, contract.Lookup, owners.Lookup)
-	bus.Serve(s.Server, contract.ReportLeak, owners.ReportLeak)
-	bus.Serve(s.Server, contract.GetOwner, owners.Owner)
-	bus.Serve(s.Server, contract.SetOwnerStatus, owners.SetOwnerStatus)
-	bus.Serve(s.Server, contract.OwnerKeys, owners.Keys)
-	bus.Serve(s.Server, contract.DeleteOwnerKeys, owners.DeleteKeys)
-	bus.Serve(s.Server, contract.Decisions, decisions.List)
-	bus.Serve(s.Server, contract.CreateAccount, accounts.Create)
-	bus.Serve(s.Server, contract.Accounts, accounts.List)
-	bus.Serve(s.Server, contract.LookupAccount, accounts.Lookup)
-	bus.Serve(s.Server, contract.GetAccount, accounts.Get)
-	bus.Serve(s.Server, contract.UpdateAccount, accounts.Update)
-	bus.Serve(s.Server, contract.DeleteAccount, accounts.Delete)
-	bus.Serve(s.Server, contract.AssociateClient, accounts.Associate)
-	bus.Serve(s.Server, contract.DisassociateClient, accounts.Disassociate)
-	bus.Serve(s.Server, contract.ReadClient, accounts.Client)
-	bus.Serve(s.Server, contract.Client, registry.Client)
-	bus.Serve(s.Server, contract.Services, registry.Services)
-	bus.Serve(s.Server, contract.Service, registry.Service)
+	useCases{
+		vault: vault, rotation: rotation, tokens: tokens, keys: keys, owners: owners, accounts: accounts, decisions: decisions, registry: registry,
+	}.serve(s.Server)
+	people.Serve(s.Server)
 	return s, nil
 }
