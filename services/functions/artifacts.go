@@ -2,13 +2,16 @@ package functions
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/distribution/reference"
@@ -209,7 +212,7 @@ func verdict(prefix string, a artifact, err error) error {
 	}
 	refused, ok := errors.AsType[*transport.Error](err)
 	if !ok {
-		return problem.New(problem.Upstream, "%s: registry '%s' cannot be asked about the %s artifact", prefix, a.host, a.kind)
+		return problem.New(problem.Upstream, "%s: registry '%s' cannot be asked about the %s artifact: %s", prefix, a.host, a.kind, silence(err))
 	}
 	code, text := problem.Upstream, fmt.Sprintf("registry '%s' answered with status %d", a.host, refused.StatusCode)
 	switch refused.StatusCode {
@@ -223,6 +226,23 @@ func verdict(prefix string, a artifact, err error) error {
 		code, text = problem.TooManyRequests, fmt.Sprintf("registry '%s' takes no more requests for now", a.host)
 	}
 	return problem.New(code, "%s: %s", prefix, text)
+}
+
+// silence says in words of ours why a registry gave no verdict; the error itself may hold addresses that are nobody's business.
+func silence(err error) string {
+	_, noName := errors.AsType[*net.DNSError](err)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case noName:
+		return "its name is not known here"
+	case untrusted:
+		return "its certificate is not trusted here"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "it refuses the connection"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "it gave no answer in time"
+	}
+	return "its answer was not understood"
 }
 
 // look asks for an artifact in its registry.
@@ -307,7 +327,7 @@ func loginVerdict(host string, err error) error {
 	}
 	refused, ok := errors.AsType[*transport.Error](err)
 	if !ok {
-		return problem.New(problem.Upstream, "registry '%s' cannot be asked about the credential", host)
+		return problem.New(problem.Upstream, "registry '%s' cannot be asked about the credential: %s", host, silence(err))
 	}
 	switch refused.StatusCode {
 	case http.StatusBadRequest:

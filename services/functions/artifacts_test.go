@@ -188,7 +188,7 @@ func TestARegistryThatIsAway(t *testing.T) {
 	spec := minimal()
 	spec.ContainerImage = strings.TrimPrefix(gone.URL, "http://") + "/echo:1"
 	_, err := call(away, admin(), contract.Create, contract.CreateRequest{Spec: spec})
-	requireProblem(t, err, problem.Upstream, "cannot be asked")
+	requireProblem(t, err, problem.Upstream, "cannot be asked about the CONTAINER artifact: it refuses the connection")
 }
 
 func TestCredentialsAreTried(t *testing.T) {
