@@ -57,7 +57,7 @@ func listing[Req, Resp any](path string, row *access.Row, member string, e rpc.E
 			return nil
 		}
 		moving.Offset = 0
-		if err := stream(ctx, w, member, first, func(ctx context.Context, cursor string) fetched {
+		if err := streamPages(ctx, w, member, first, func(ctx context.Context, cursor string) fetched {
 			moving.Cursor = cursor
 			return fetch(ctx)
 		}); err != nil {
@@ -72,8 +72,8 @@ func listing[Req, Resp any](path string, row *access.Row, member string, e rpc.E
 	return rt
 }
 
-// stream writes page after page as one array. Only one fetch runs at a time, and none outlives it.
-func stream(ctx context.Context, w http.ResponseWriter, member string, page fetched, fetch func(context.Context, string) fetched) error {
+// streamPages writes page after page as one array. Only one fetch runs at a time, and none outlives it.
+func streamPages(ctx context.Context, w http.ResponseWriter, member string, page fetched, fetch func(context.Context, string) fetched) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	deadline := http.NewResponseController(w)

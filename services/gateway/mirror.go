@@ -1,17 +1,12 @@
 package gateway
 
 import (
-	"context"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
-	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
-	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
 // mirrored are the trees in which every operation also exists for a named account (keys §7.4, rows 22 and 28).
@@ -100,55 +95,4 @@ func (line *route) acrossAccounts() bool {
 
 func (line *route) setsUpAccounts() bool {
 	return line.row != nil && slices.ContainsFunc(line.row.Ways, func(w access.Way) bool { return slices.Contains(w.Scopes, access.AccountSetup) })
-}
-
-const (
-	accountLife = time.Minute
-	maxAccounts = 10_000
-)
-
-// accounts remembers which accounts exist.
-type accounts struct {
-	conn *bus.Conn
-
-	mu    sync.Mutex
-	known map[string]time.Time
-}
-
-func newAccounts(conn *bus.Conn) *accounts {
-	return &accounts{conn: conn, known: map[string]time.Time{}}
-}
-
-// require answers not_found for an account that does not exist.
-func (a *accounts) require(ctx context.Context, id string) error {
-	now := time.Now()
-	a.mu.Lock()
-	at, ok := a.known[id]
-	a.mu.Unlock()
-	if ok && now.Sub(at) < accountLife {
-		return nil
-	}
-	_, err := bus.Call(ctx, a.conn, keys.LookupAccount, keys.AccountRequest{NCAID: id})
-	switch {
-	case problem.HasCode(err, problem.NotFound):
-		a.forget(id)
-		return problem.New(problem.NotFound, "Account with ncaId '%s' not found", id)
-	case problem.HasCode(err, problem.Unavailable) && id == access.DefaultAccount:
-		return nil // it always exists
-	case err != nil:
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.known) >= maxAccounts {
-		clear(a.known)
-	}
-	a.known[id] = now
-	return nil
-}
-
-func (a *accounts) forget(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.known, id)
 }

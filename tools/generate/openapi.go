@@ -32,7 +32,7 @@ func openAPI(c comments) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &openAPIDocument{schemas: schemas{object{}, c, true}, examples: examples, paths: object{}}
+	d := &openAPIDocument{schemas: schemas{object{}, c, true}, examples: examples, paths: object{}, refusals: object{}}
 	for _, op := range gateway.Operations() {
 		d.add(op)
 	}
@@ -48,7 +48,7 @@ func openAPI(c comments) ([]byte, error) {
 		},
 		"tags": areas, "paths": d.paths, "security": []object{{"bearer": []string{}}},
 		"components": object{
-			"schemas": d.schemas.known,
+			"schemas": d.schemas.known, "responses": d.refusals,
 			"securitySchemes": object{"bearer": object{
 				"type": "http", "scheme": "bearer", "description": "An API key (nvapi-…) or a token.",
 			}},
@@ -62,6 +62,7 @@ type openAPIDocument struct {
 	// examples by "METHOD path"; each is taken out when its operation is added.
 	examples map[string]example
 	paths    object
+	refusals object
 }
 
 func (d *openAPIDocument) add(op gateway.Operation) {
@@ -134,7 +135,10 @@ func (d *openAPIDocument) request(op gateway.Operation) (parameters []object, bo
 	if op.Method == http.MethodGet || len(members) == 0 {
 		return parameters, nil
 	}
-	return parameters, object{"type": "object", "properties": members}
+	// Twins of a route under /accounts/{ncaId} share its body by name.
+	name := typeName(op.Input) + "Body"
+	d.schemas.known[name] = object{"type": "object", "properties": members, "description": d.schemas.comments.types[typeName(op.Input)]}
+	return parameters, object{"$ref": "#/components/schemas/" + name}
 }
 
 // answer is the response of success: the output type without the fields that travel as headers.
@@ -177,7 +181,12 @@ func (d *openAPIDocument) refusal(op gateway.Operation) object {
 	if op.Refusal != nil {
 		content["schema"] = d.schemas.of(op.Refusal)
 	}
-	return object{"description": "A refusal.", "content": object{op.RefusalMedia: content}}
+	name := "refusal." + strings.ReplaceAll(op.RefusalMedia, "/", ".")
+	if op.Refusal != nil {
+		name = typeName(op.Refusal)
+	}
+	d.refusals[name] = object{"description": "A refusal.", "content": object{op.RefusalMedia: content}}
+	return object{"$ref": "#/components/responses/" + name}
 }
 
 // permissionText says in a sentence what a row asks for.
