@@ -172,7 +172,7 @@ func (s Spec) Validate() error {
 	case !validID(s.InstanceID):
 		return bad("instanceId", "must be 1 to 128 letters, digits, '-', '_' or '.', and start with a letter or digit")
 	case s.Image == "":
-		return bad("image", "must not be empty")
+		return bad("image", "must not be empty: nothing here serves models alone; create a version with a containerImage that does, such as a Triton server")
 	case s.InferencePort < 1 || s.InferencePort > 65535:
 		return bad("inferencePort", "must lie between 1 and 65535")
 	case s.HealthPort < 0 || s.HealthPort > 65535:
