@@ -292,7 +292,7 @@ func (f *Functions) AdmitObject(ctx context.Context, r contract.AdmitObjectReque
 // openObjects makes the store of bytes.
 func (f *Functions) openObjects(ctx context.Context, conn *bus.Conn) (err error) {
 	if f.assets.S3.Endpoint != "" {
-		f.objects, err = objects.NewS3(f.assets.S3, &http.Client{Timeout: askPatience}, f.now)
+		f.objects, err = objects.NewS3(f.assets.S3, &http.Client{Timeout: askPatience})
 		return err
 	}
 	bucket := conn.Objects(contract.ObjectsBucket, f.assets.StoreBytes)

@@ -58,7 +58,7 @@ const (
 
 // NewS3 makes the store; an error names the setting that cannot be right. The client lends its transport and its time
 // limit. Addresses are dated by the clock of the machine, as services compare it with theirs.
-func NewS3(cfg S3Config, client *http.Client, _ func() time.Time) (*S3, error) {
+func NewS3(cfg S3Config, client *http.Client) (*S3, error) {
 	for setting, value := range map[string]string{
 		"SIROCCO_S3_BUCKET": cfg.Bucket, "SIROCCO_S3_REGION": cfg.Region,
 		"SIROCCO_S3_ACCESS_KEY_ID": cfg.AccessKeyID, "SIROCCO_S3_SECRET_ACCESS_KEY": cfg.SecretAccessKey,

@@ -43,7 +43,7 @@ func TestS3Settings(t *testing.T) {
 		for _, change := range changes {
 			cfg := good
 			change(&cfg)
-			_, err := NewS3(cfg, http.DefaultClient, time.Now)
+			_, err := NewS3(cfg, http.DefaultClient)
 			require.ErrorContains(t, err, setting+": ")
 			require.NotContains(t, err.Error(), "canary")
 		}
@@ -92,7 +92,7 @@ func TestS3Addresses(t *testing.T) {
 			if c.change != nil {
 				c.change(&cfg)
 			}
-			s, err := NewS3(cfg, http.DefaultClient, time.Now)
+			s, err := NewS3(cfg, http.DefaultClient)
 			require.NoError(t, err)
 			sign := s.DownloadURL
 			if c.put {
@@ -145,7 +145,7 @@ func TestS3Answers(t *testing.T) {
 			t.Cleanup(server.Close)
 			cfg := good
 			cfg.Endpoint = server.URL
-			s, err := NewS3(cfg, server.Client(), time.Now)
+			s, err := NewS3(cfg, server.Client())
 			require.NoError(t, err)
 			check := func(want string, err error) {
 				if want == "" {
@@ -182,7 +182,7 @@ func TestS3Server(t *testing.T) {
 	}
 	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
-	s, err := NewS3(cfg, client, time.Now)
+	s, err := NewS3(cfg, client)
 	require.NoError(t, err)
 	require.NoError(t, s.own.MakeBucket(t.Context(), cfg.Bucket, minio.MakeBucketOptions{Region: cfg.Region}))
 	object := Object{Key: "an account/ü/" + uuid.NewString(), ContentType: "text/plain; charset=utf-8", Description: "two  words"}
@@ -245,7 +245,7 @@ func TestS3Server(t *testing.T) {
 
 	wrong := cfg
 	wrong.SecretAccessKey = "canary-s3"
-	stranger, err := NewS3(wrong, client, time.Now)
+	stranger, err := NewS3(wrong, client)
 	require.NoError(t, err)
 	_, err = stranger.Has(t.Context(), object.Key)
 	require.Error(t, err)
