@@ -136,11 +136,12 @@ func TestSuspendedOwner(t *testing.T) {
 	}
 	require.Equal(t, contract.OwnerStatus{OwnerType: "USER", OwnerID: owner, Status: contract.Suspended}, moved())
 	ended := map[string]bool{}
-	for range 2 {
-		p, ok := bus.As[contract.Changed](next(t, events), contract.Revoked)
-		require.True(t, ok)
-		require.Equal(t, "owner_suspended", p.Reason)
-		ended[p.KeyID] = true
+	for len(ended) < 2 {
+		// The order of events holds for one key; what befell the suspended one may be told in between.
+		if p, ok := bus.As[contract.Changed](next(t, events), contract.Revoked); ok && p.KeyID != stopped.ID {
+			require.Equal(t, "owner_suspended", p.Reason)
+			ended[p.KeyID] = true
+		}
 	}
 	require.Equal(t, map[string]bool{made.ID: true, other.ID: true}, ended)
 
