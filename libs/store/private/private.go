@@ -90,6 +90,7 @@ func settings(socket string) map[string]string {
 		"jit":                             "off",
 		"max_parallel_workers_per_gather": "0",
 		"autovacuum_max_workers":          "1",
+		"autovacuum_naptime":              "5s", // tables here grow from nothing within seconds, and plans want to know
 		"log_checkpoints":                 "off",
 		"log_line_prefix":                 "%m [%p] ",
 		"log_timezone":                    "UTC",
