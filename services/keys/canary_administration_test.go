@@ -18,7 +18,7 @@ import (
 func TestNoSecretOfAdministrationLeavesTheAnswer(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	events := s.events(t)
+	events := s.everyEvent(t)
 	req := s.wanted()
 	req.IdempotencyKey = "retry-1"
 	made := call(t, s, contract.Create, req)

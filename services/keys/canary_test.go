@@ -23,7 +23,7 @@ func TestNoSecretLeavesTheAnswer(t *testing.T) {
 	s := newSite(t)
 	// The stream has to exist before it is watched.
 	require.NoError(t, s.conn.Declare(t.Context(), "keys"))
-	events := s.events(t)
+	events := s.everyEvent(t)
 	cfg := config(t)
 	testkit.Ready(t, s.replica(t, cfg))
 

@@ -167,7 +167,7 @@ func TestRotationsTellNoSecret(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	require.NoError(t, s.conn.Declare(t.Context(), "keys"))
-	events := s.events(t)
+	events := s.everyEvent(t)
 	cfg := config(t)
 	cfg.DataDir, cfg.EncryptionKey = "", encode('o', seal.KeySize)
 	old := s.replica(t, cfg)

@@ -144,8 +144,20 @@ func (s *site) create(t testing.TB) contract.Key {
 	return call(t, s, contract.Create, s.wanted())
 }
 
-// events collects what the keys domain says.
+// events collects what the keys domain says, but for the signing keys.
 func (s *site) events(t testing.TB) <-chan event.Envelope {
+	t.Helper()
+	some := make(chan event.Envelope, 1024)
+	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) {
+		if e.Type != contract.KeysRotated.Type() { // the first key of the start may be told late
+			some <- e
+		}
+	})
+	return some
+}
+
+// everyEvent has those of the signing keys too.
+func (s *site) everyEvent(t testing.TB) <-chan event.Envelope {
 	t.Helper()
 	all := make(chan event.Envelope, 1024)
 	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) { all <- e })

@@ -308,7 +308,7 @@ func TestCompromiseReachesEveryReplica(t *testing.T) {
 	for _, svc := range []*app.Service{s.replica(t, cfg), s.replica(t, cfg), s.replica(t, cfg)} {
 		testkit.Ready(t, svc)
 	}
-	events := s.events(t)
+	events := s.everyEvent(t)
 	lost := call(t, s, contract.SigningKeys, rpc.None{}).Keys[0].ID
 	kept := call(t, s, contract.RotateSigningKeys, contract.RotateSigningKeysRequest{Compromised: true}).Keys[0].ID
 	var revoked contract.TokenRevocation
