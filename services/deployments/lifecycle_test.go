@@ -177,7 +177,7 @@ func TestHealthInfoHasEveryErrorAndGoesWithThem(t *testing.T) {
 	require.ErrorContains(t, err, "Status ERROR")
 	_, err = bus.Call(admin(t.Context()), w.conn, contract.Patch, contract.PatchRequest{DeploymentID: d.ID, ID: d.Specifications[0].ID, MinInstances: new(1)})
 	require.True(t, problem.HasCode(err, problem.IllegalState), "a failed deployment is not patched")
-	require.Positive(t, told(d.ID))
+	require.Eventually(t, func() bool { return told(d.ID) > 0 }, soon, 5*time.Millisecond)
 
 	_, err = w.undeploy(f, false)
 	require.NoError(t, err)
