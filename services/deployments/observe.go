@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	contract "github.com/sirocco-cloud/sirocco/contracts/deployments"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
@@ -180,53 +179,6 @@ func (o *Observer) OnSecrets(ctx context.Context, t tx, env event.Envelope, p fu
 		}
 	}
 	return nil
-}
-
-// beginTeardown stores that a deployment shall go, with its events, and wakes the reconciler. The drain starts once: a
-// forced teardown that hurries a graceful one is an update of it.
-func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deployment, how teardown, grace int, now time.Time) error {
-	told := contract.DrainStarted
-	if d.Teardown != standing {
-		told = contract.Updated
-	}
-	was := make([]int, len(d.Specs))
-	for n, spec := range d.Specs {
-		was[n] = spec.Wanted
-	}
-	d.Grace = grace
-	tearDown(d, how, now)
-	if err := s.put(ctx, t, d); err != nil {
-		return err
-	}
-	for n, spec := range d.Specs {
-		if err := scaled(ctx, t, j, d, spec, was[n], "drain"); err != nil {
-			return err
-		}
-	}
-	err := bus.Record(ctx, t, j, told, d.fact(), contract.Changed{Deployment: answer(d), Graceful: how == graceful})
-	if err != nil {
-		return err
-	}
-	return s.poke(ctx, t, d.ID)
-}
-
-// tearDown changes what is wanted to nothing.
-func tearDown(d *deployment, how teardown, now time.Time) {
-	d.Teardown, d.Status, d.UpdatedAt = how, functions.Inactive, now
-	for _, s := range d.Specs {
-		s.Wanted, s.Unplaced, s.UnplacedCode = 0, "", ""
-	}
-	d.Reason = explain(d)
-}
-
-// scaled records why the number of wanted instances changed, if it did.
-func scaled(ctx context.Context, t tx, j *bus.Journal, d *deployment, s *specification, from int, cause string) error {
-	if from == s.Wanted {
-		return nil
-	}
-	return bus.Record(ctx, t, j, contract.ScaleChanged, d.fact(), contract.ScaleDecided{
-		DeploymentID: d.ID, VersionID: d.VersionID, GPUSpecificationID: s.ID, From: from, To: s.Wanted, Cause: cause,
-	})
 }
 
 // clip bounds a text and takes out what Postgres cannot store.
