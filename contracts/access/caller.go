@@ -37,6 +37,8 @@ type Credential struct {
 	ID string `json:"id"`
 	// Subject is the owner of a key or the sub claim of a token.
 	Subject string `json:"subject"`
+	// Username is the e-mail of the user whose token it is; empty for keys, programs and administrator tokens.
+	Username string `json:"username,omitempty"`
 	// Scopes of a JWT.
 	Scopes []Scope `json:"scopes,omitempty"`
 	// Policies of a key.

@@ -52,6 +52,12 @@ type Key struct {
 	Warning string `json:"warning,omitempty" header:"Warning"`
 }
 
+// The headers of every /v1/keys call (keys §4).
+const (
+	HeaderOwner  = "Key-Owner-Id"
+	HeaderIssuer = "Key-Issuer-Id"
+)
+
 // Issuer carries the headers that every /v1/keys call needs. As with every field that has a path, query or header
 // tag, the gateway sets these from the request line and headers, whatever the body says.
 type Issuer struct {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
@@ -102,9 +103,36 @@ func (d *denial) Unwrap() error { return d.error }
 
 func deny(reason access.Reason, p *problem.Problem) error { return &denial{error: p, reason: reason} }
 
+// decisive are the headers that say who asks, and for which function. Of two of them one hop may believe the first and
+// the next the last, so they are refused, and never chosen from.
+var decisive = []string{headerAuthorization, http.CanonicalHeaderKey(invocation.HeaderFunctionID), http.CanonicalHeaderKey(invocation.HeaderFunctionVersionID)}
+
+const headerAuthorization = "Authorization"
+
+const onlyOnce = "must be given once, with one value"
+
+// ambiguous refuses a request that has a decisive header twice. No credential has a comma in it: where there is one,
+// somebody on the way has joined two headers. The token endpoint of the access API ignores whatever credential comes with
+// its grants (keys §9.1).
+func ambiguous(r *http.Request) *problem.Problem {
+	for _, name := range decisive {
+		values := r.Header[name]
+		if len(values) == 0 || name == headerAuthorization && r.URL.Path == tokenPath {
+			continue
+		}
+		if len(values) > 1 || strings.Contains(values[0], ",") {
+			return &problem.Problem{
+				Code: problem.BadRequest, Detail: "header " + name + " " + onlyOnce,
+				Violations: []problem.Violation{{Field: name, Rule: onlyOnce}},
+			}
+		}
+	}
+	return nil
+}
+
 // bearer reads the credential of a request. An empty one counts as none (keys §2 rule 6).
 func bearer(h http.Header) (string, *problem.Problem) {
-	v := h.Get("Authorization")
+	v := h.Get(headerAuthorization)
 	if v == "" {
 		return "", problem.New(problem.Unauthorized, "Header of type `authorization` was missing")
 	}

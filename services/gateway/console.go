@@ -20,6 +20,9 @@ import (
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
+// tokenPath is where clients of the access API get their tokens.
+const tokenPath = "/api/v1/token"
+
 // oauthPath is the one console route whose refusals are those of RFC 6749.
 const oauthPath = "/api/v2/token"
 

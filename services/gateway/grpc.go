@@ -52,6 +52,10 @@ func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		w = &grpcWriter{ResponseWriter: w}
 	}
 	c := &call{id: newRequestID()}
+	if p := ambiguous(r); p != nil {
+		g.refuseCall(w, r, c, p)
+		return
+	}
 	if _, p := bearer(r.Header); p != nil {
 		g.decisions.note(grpcCall, nil, access.ReasonNoCredential, r, c.id)
 		g.refuseCall(w, r, c, p)

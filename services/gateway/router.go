@@ -178,6 +178,11 @@ func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, *entry, er
 		}
 		caller, e = g.actor(r)
 	}
+	if line.owned && e != nil {
+		if p := ofOwner(r, e); p != nil {
+			return caller, e, p
+		}
+	}
 	if line.account != "" && !line.open {
 		var p *problem.Problem
 		if caller, p = ofAccount(line, r, caller); p != nil {
@@ -282,7 +287,11 @@ func newRouter(g *Gateway) *router {
 
 // ServeHTTP is the HTTP port.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d, p := classify(r)
+	p := ambiguous(r)
+	var d destination
+	if p == nil {
+		d, p = classify(r)
+	}
 	if p != nil {
 		writeProblem(w, r, newRequestID(), p)
 		return

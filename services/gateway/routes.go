@@ -41,7 +41,7 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 		"POST /v1/admin/keys":                        g.mintAdminToken,
 		"GET /.well-known/openid-configuration":      g.discovery,
 		"GET /.well-known/jwks.json":                 g.publicKeys,
-		"POST /api/v1/token":                         g.consoleToken,
+		"POST " + tokenPath:                          g.consoleToken,
 		"POST " + oauthPath:                          g.oauthToken,
 		"POST " + pexec:                              g.invokePexec,
 		"POST " + pexec + "/versions/{versionId}":    g.invokePexec,

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -48,6 +49,9 @@ func (c Config) settings() (s settings, err error) {
 	default:
 		return s, fmt.Errorf("SIROCCO_TRUST_MODE: %q is neither %s nor %s", c.TrustMode, Compat, Secured)
 	}
+	if strings.ContainsFunc(c.BootstrapSecret, unsendable) {
+		return s, errors.New("SIROCCO_BOOTSTRAP_SECRET: must be printable ASCII without spaces and commas, because it is sent as a bearer")
+	}
 	if s.admins, err = networks("SIROCCO_ADMIN_NETWORKS", c.AdminNetworks); err != nil {
 		return s, err
 	}
@@ -57,3 +61,6 @@ func (c Config) settings() (s settings, err error) {
 	s.orgs, err = organisations(c.Organisations)
 	return s, err
 }
+
+// unsendable are the characters that no bearer has.
+func unsendable(r rune) bool { return r <= ' ' || r > '~' || r == ',' }

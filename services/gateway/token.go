@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,8 +72,9 @@ func newTokenVerifier(conn *bus.Conn, clock quartz.Clock, console string) *token
 
 type claims struct {
 	jwt.RegisteredClaims
-	Scopes  []string `json:"scopes"`
-	Account string   `json:"ncaId"`
+	Scopes   []string `json:"scopes"`
+	Account  string   `json:"ncaId"`
+	Username string   `json:"preferred_username"`
 }
 
 func (v *tokenVerifier) verify(ctx context.Context, token string, now time.Time) (access.Credential, error) {
@@ -109,10 +111,15 @@ func (v *tokenVerifier) verify(ctx context.Context, token string, now time.Time)
 	}
 	if c.Issuer == keys.TokenIssuer {
 		credential.Account, err = v.account(ctx, c.Subject, now)
-	} else if credential.Account = c.Account; c.Account == "" {
+		return credential, err
+	}
+	if credential.Account = c.Account; c.Account == "" {
 		credential.Account = access.DefaultAccount
 	}
-	return credential, err
+	if strings.Contains(c.Username, "@") { // a program is called by its client id, which its maker chooses
+		credential.Username = c.Username
+	}
+	return credential, nil
 }
 
 // account is that of a client; an unknown client is not_found.

@@ -5,9 +5,11 @@ import (
 	"crypto/subtle"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
@@ -27,6 +29,8 @@ type entrance struct {
 	open bool
 	// networks let in who comes from them, whatever the credential; bare ones only who brings none.
 	networks, bare []netip.Prefix
+	// owned routes are about the keys of one owner, and a token may speak for some only.
+	owned bool
 }
 
 // entranceOf applies the table of keys §3 to one route. The row it returns is the one that credentials must pass.
@@ -42,7 +46,7 @@ func (g *Gateway) entranceOf(line route) (*access.Row, entrance) {
 	case keysPath && compat:
 		return nil, entrance{open: true}
 	case keysPath:
-		e := entrance{}
+		e := entrance{owned: true}
 		if line.method == http.MethodDelete {
 			e.bare = g.bareDelete
 		}
@@ -62,6 +66,28 @@ func (line *route) trusted() bool {
 		return strings.HasPrefix(line.path, "/v1/admin/")
 	}
 	return false
+}
+
+// ofOwner refuses a token that names another owner than its own in secured mode (keys §11.24). The header narrows what
+// the token may do, it never widens it: the keys of others are for who sets up accounts, and for the administrator token
+// of the install. What is no owner at all is refused by the keys service.
+func ofOwner(r *http.Request, e *entry) *problem.Problem {
+	c := &e.credential
+	owner := strings.TrimSpace(r.Header.Get(keys.HeaderOwner))
+	if owner == "" || owner == c.Subject || owner == c.Username || actsForOthers(c) {
+		return nil
+	}
+	own := c.Subject
+	if c.Username != "" {
+		own = c.Username + " or " + own
+	}
+	p := problem.New(problem.ResourceNotCovered, "this token may act for the owner %s only; name that one in %s, or use a token with %s", own, keys.HeaderOwner, access.AccountSetup)
+	p.RequiredScopes = []access.Scope{access.AccountSetup}
+	return p
+}
+
+func actsForOthers(c *access.Credential) bool {
+	return c.Subject == keys.TokenSubject || slices.Contains(c.Scopes, access.AccountSetup)
 }
 
 // lets reports whether the request may pass without a credential of its own.

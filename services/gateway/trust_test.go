@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -116,4 +117,122 @@ func TestWhoIsLetInByItsNetworkIsStillNamed(t *testing.T) {
 	require.ErrorContains(t, err, `SIROCCO_TRUST_MODE: "lax" is neither compat nor secured`)
 	_, err = New(Config{BareDelete: []string{"x"}}, s.conn, nil, nil, logger(t))
 	require.ErrorContains(t, err, "SIROCCO_KEYS_ALLOW_BARE_DELETE")
+}
+
+// TestATokenSpeaksForItsOwnOwner is keys §11.24: in secured mode the owner is bound to the caller, and the header may
+// only narrow.
+func TestATokenSpeaksForItsOwnOwner(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, secured, _ := s.gateway(t, func(c *Config) { c.TrustMode, c.BareDelete = Secured, []string{"127.0.0.0/8"} })
+	ann, bob := uuid.NewString(), uuid.NewString()
+	of := func(subject, name string, scopes ...access.Scope) string {
+		return auth(s.token(t, func(_ *jwt.Token, c jwt.MapClaims) {
+			c["iss"], c["sub"], c["preferred_username"], c["scopes"] = keys.ConsoleIssuer(keys.ConsoleDomain), subject, name, scopes
+		}))
+	}
+	user := of(ann, "ann@corp.example", access.ManageKeys)
+	program := of(bob, "bob", access.ManageKeys)
+	administrator := of(uuid.NewString(), "root@corp.example", access.ManageKeys, access.AccountSetup)
+	installs := auth(s.scoped(t, access.ManageKeys))
+	for _, tc := range []struct {
+		who, owner string
+		status     int // 0: what success is
+	}{
+		{user, ann, 0}, {user, "ann@corp.example", 0}, {user, " ann@corp.example ", 0},
+		{user, bob, 403}, {user, "bob@corp.example", 403}, {user, "Ann@corp.example", 403}, {user, "ann@corp.example,", 403}, {user, "svc@nvcf-api.local", 403},
+		{program, bob, 0}, {program, "bob", 403}, {program, ann, 403},
+		{administrator, ann, 0}, {administrator, "svc@nvcf-api.local", 0},
+		{installs, ann, 0}, {installs, "svc@nvcf-api.local", 0},
+		{of(ann, "ann@corp.example", access.ListFunctions), ann, 403},
+		{user, "", 0}, // which the keys service refuses
+	} {
+		for _, call := range []string{
+			"POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{id}", "DELETE /v1/keys/{id}", "PUT /v1/keys/{id}/authorizations", "PATCH /v1/keys/{id}", "POST /v1/keys/{id}/rotate",
+		} {
+			method, path, _ := strings.Cut(strings.ReplaceAll(call, "{id}", uuid.NewString()), " ")
+			ask := func(url, authorization string) reply {
+				r := request(t, method, url+path, strings.NewReader("{}"), keys.HeaderOwner, tc.owner)
+				if authorization != "" {
+					r.Header.Set("Authorization", authorization)
+				}
+				return do(t, client(t, false), r)
+			}
+			success := 200
+			if method == "DELETE" {
+				success = 204
+			}
+			require.Equal(t, success, ask(s.url, tc.who).StatusCode, "in compat mode the keys of everybody are open: %s of %q", call, tc.owner)
+			if tc.status == 0 {
+				require.Equal(t, success, ask(secured, tc.who).StatusCode, "%s of %q", call, tc.owner)
+				continue
+			}
+			doc := refused(t, ask(secured, tc.who), tc.status)
+			require.NotEmpty(t, doc.RequiredScopes, call)
+			if method == "DELETE" {
+				require.Equal(t, 204, ask(secured, "").StatusCode, "the listed networks stand for anybody")
+			}
+		}
+	}
+	r := request(t, "GET", secured+"/v1/keys", nil, "Authorization", user, keys.HeaderOwner, bob)
+	doc := refused(t, do(t, client(t, false), r), 403)
+	require.Equal(t, "resource_not_covered", string(doc.Code))
+	require.Contains(t, doc.Detail, "ann@corp.example or "+ann)
+	require.Equal(t, []string{access.AccountSetup}, doc.RequiredScopes)
+}
+
+// TestNoHeaderThatDecidesMayComeTwice: of two values one hop may believe the first and the next the last.
+func TestNoHeaderThatDecidesMayComeTwice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	fid, _ := s.deployed(t, func(http.ResponseWriter, *http.Request) { t.Error("it was called") })
+	good := auth(s.token(t, nil))
+	const mine, issuer = "ann@corp.example", access.FunctionsAudience
+	for _, tc := range []struct {
+		call, header string
+		values       []string
+	}{
+		{"GET /v2/nvcf/functions", "Authorization", []string{good, good}},
+		{"GET /v2/nvcf/functions", "Authorization", []string{good, "Bearer x.y.z"}},
+		{"GET /v2/nvcf/functions", "Authorization", []string{"", good}},
+		{"GET /v2/nvcf/functions", "Authorization", []string{good + ", Bearer x.y.z"}},
+		{"GET /v2/nvcf/functions", "Authorization", []string{good + ",x.y.z"}},
+		{"POST /v2/nvcf/pexec/functions/" + fid, "Authorization", []string{good, good}},
+		{"GET /v1/keys", "Authorization", []string{good, good}},
+		{"POST /v1/introspect", "Authorization", []string{good + ", " + good}},
+		{"POST /v1/admin/keys", "Authorization", []string{"Bearer a", "Bearer b"}},
+		{"GET /api/v1/users", "Authorization", []string{good, good}},
+		{"POST /api/v2/token", "Authorization", []string{"Basic YTpi", "Basic YTpi"}},
+		{"GET /v1/accounts/a/clusters", "Authorization", []string{good, good}},
+		{"GET /anything", "Function-Id", []string{fid, uuid.NewString()}},
+		{"GET /anything", "Function-Id", []string{fid, fid}},
+		{"GET /anything", "Function-Id", []string{fid + "," + fid}},
+		{"GET /anything", "Function-Version-Id", []string{fid, fid}},
+		{"GET /v1/keys", "Key-Owner-Id", []string{mine, "bob@corp.example"}},
+		{"GET /v1/keys", "Key-Issuer-Id", []string{issuer, access.TasksAudience}},
+		{"DELETE /v1/keys/" + uuid.NewString(), "Key-Owner-Id", []string{mine, mine}},
+		{"GET /v1/service-admin/users/a/keys", "Key-Issuer-Id", []string{issuer, issuer}},
+	} {
+		method, path, _ := strings.Cut(tc.call, " ")
+		r := request(t, method, s.url+path, strings.NewReader("{}"))
+		r.Header["Function-Id"] = []string{fid}
+		if tc.header != "Function-Id" && tc.header != "Function-Version-Id" {
+			r.Header.Del("Function-Id")
+		}
+		r.Header["Authorization"] = []string{good}
+		r.Header[tc.header] = tc.values
+		got := do(t, client(t, false), r)
+		require.Equal(t, 400, got.StatusCode, "%s %q: %s", tc.call, tc.header, got.body)
+		require.Contains(t, strings.ToLower(got.body), strings.ToLower(tc.header), "the header is named")
+		require.NotContains(t, got.body, good[20:60], "and no credential repeated")
+	}
+	r := request(t, "POST", s.url+tokenPath, strings.NewReader(`{"grantType":"password","username":"a","password":"b"}`), "Authorization", "Bearer a", "Authorization", "Bearer b")
+	require.NotEqual(t, 400, do(t, client(t, false), r).StatusCode, "a grant ignores whatever credential comes with it")
+	grpc := request(t, "POST", "http://"+s.grpc+"/a.B/C", nil, "Content-Type", "application/grpc", "Authorization", good, "function-id", fid, "function-id", uuid.NewString())
+	require.Equal(t, "3", do(t, client(t, true), grpc).Header.Get("Grpc-Status"))
+	doc := refused(t, do(t, client(t, false), request(t, "GET", s.url+"/v1/keys", nil, keys.HeaderOwner, mine, keys.HeaderOwner, mine)), 400)
+	require.Equal(t, keys.HeaderOwner, doc.Violations[0].Field)
+
+	_, err := New(Config{BootstrapSecret: "a, b"}, s.conn, nil, nil, logger(t))
+	require.ErrorContains(t, err, "SIROCCO_BOOTSTRAP_SECRET")
 }

@@ -42,7 +42,7 @@ var roles = []contract.Role{
 		access.ListFunctions, access.ListFunctionDetails, access.QueueDetails, access.ListTasks, access.TaskDetails, access.ListEvents,
 		access.ListResults, access.ListClusters, access.ListClusterGroups,
 	}),
-	role(7, "Key administrator", "API keys.", []access.Scope{access.ManageKeys}),
+	role(7, "Key administrator", "API keys of one's own.", []access.Scope{access.ManageKeys}),
 }
 
 func role(id int, name, description string, scopes []access.Scope) contract.Role {
