@@ -14,7 +14,7 @@ func Decide(r Row, c Credential) (Caller, *problem.Problem) {
 	caller := Caller{Account: c.Account, Kind: c.Kind, ID: c.ID, Subject: c.Subject}
 	if c.Kind == JWT {
 		if !slices.ContainsFunc(r.Ways, func(w Way) bool { return containsAll(c.Scopes, w.Scopes) }) {
-			return Caller{}, missingScope(r)
+			return Caller{}, missingScope(r, r.narrowest())
 		}
 		caller.Scopes = c.Scopes
 		return caller, nil
@@ -48,7 +48,7 @@ func Decide(r Row, c Credential) (Caller, *problem.Problem) {
 		p.RequiredResourceTypes = wires(scoped.Reaches)
 		return Caller{}, p
 	}
-	return Caller{}, missingScope(r)
+	return Caller{}, missingScope(r, r.narrowestForKeys())
 }
 
 // grant collects, for each scope of the way, the compatible entries of the policies that hold the scope. It is nil when
@@ -102,14 +102,24 @@ func containsAll(have, want []Scope) bool {
 // narrowest is the last way, which is the one to ask for.
 func (r Row) narrowest() Way { return r.Ways[len(r.Ways)-1] }
 
+// narrowestForKeys is the last way that a key can go, so that nobody is sent for a scope which keys cannot have.
+func (r Row) narrowestForKeys() Way {
+	for _, w := range slices.Backward(r.Ways) {
+		if len(w.Reaches) > 0 {
+			return w
+		}
+	}
+	return r.narrowest()
+}
+
 // Asks is what the row asks of a credential, to be told to people: the scopes of its narrowest way, and the types of
 // resource that are accepted with them, as policies spell them. A row for tokens only has no types.
 func (r Row) Asks() (scopes []Scope, types []string) {
 	return r.narrowest().Scopes, wires(r.narrowest().Reaches)
 }
 
-func missingScope(r Row) *problem.Problem {
-	need := r.narrowest().Scopes
+func missingScope(r Row, w Way) *problem.Problem {
+	need := w.Scopes
 	what := "only with " + need[0]
 	if len(need) == 2 {
 		what = "only with both " + need[0] + " and " + need[1]

@@ -157,3 +157,26 @@ func FuzzDecide(f *testing.F) {
 		_ = caller.CoversFunction(true, functionID, "")
 	})
 }
+
+// TestRefusalNamesAScopeThatWouldDo is that nobody is sent for a scope which their kind of credential cannot have.
+func TestRefusalNamesAScopeThatWouldDo(t *testing.T) {
+	for name, r := range Matrix {
+		if !r.forKeys() {
+			continue
+		}
+		_, p := Decide(r, Credential{Kind: Key, Account: DefaultAccount, Audiences: []string{r.Audience}})
+		if p == nil || p.Code != problem.ScopeMissing {
+			t.Errorf("%s: a key without scopes is answered %v", name, p)
+			continue
+		}
+		granted := Policy{Audience: r.Audience, Scopes: p.RequiredScopes, Resources: []Resource{
+			{Type: "account-functions", ID: "*"}, {Type: "account-clusters", ID: "*"}, {Type: "account-tasks", ID: "*"}, {Type: "*", ID: "*"},
+		}}
+		if _, again := Decide(r, Credential{Kind: Key, Account: DefaultAccount, Audiences: []string{r.Audience}, Policies: []Policy{granted}}); again != nil {
+			t.Errorf("%s: a key with %v, as it was told to have, is answered %v", name, p.RequiredScopes, again)
+		}
+	}
+	if _, p := Decide(SupportedGPUs, Credential{Kind: JWT}); p == nil || p.RequiredScopes[0] != RegisterFunction {
+		t.Errorf("who may list GPUs: %v", p)
+	}
+}

@@ -54,7 +54,7 @@ var (
 	CreateFunction = row(FunctionsAudience, "function.create", "create a function", by(created, RegisterFunction))
 	CreateVersion  = row(FunctionsAudience, "version.create", "create a version", by([]Reach{AF, F, AE}, RegisterFunction))
 	SupportedGPUs  = row(FunctionsAudience, "gpu.read", "list supported GPUs",
-		by(managed, RegisterFunction), by(entity, GPUCapacity), byToken("admin:"+RegisterFunction))
+		byToken("admin:"+RegisterFunction), by(entity, GPUCapacity), by(managed, RegisterFunction))
 	ReadFunctions    = row(FunctionsAudience, "function.read", "read functions", by(visible, ListFunctionDetails), by(visible, ListFunctions))
 	Deploy           = row(FunctionsAudience, "deployment.write", "deploy a function", by(managed, DeployFunction, ListFunctions))
 	ReadDeployment   = row(FunctionsAudience, "deployment.read", "read or remove a deployment", by(managed, DeployFunction))

@@ -33,7 +33,7 @@ func faceOf(path string) face {
 	if strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/api/v2/") {
 		return consoleFace
 	}
-	for _, tree := range []string{"/v1/keys", "/v1/introspect", "/v1/namespaces/", "/v1/admin/", "/v1/service-admin/"} {
+	for _, tree := range []string{"/v1/keys", "/v1/introspect", "/v1/namespaces/", "/v1/admin/", "/v1/service-admin/", "/v1/services"} {
 		if strings.HasPrefix(path, tree) {
 			return keysFace
 		}
