@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,11 +51,11 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 	require.Len(t, first.Devices, 4)
 	require.NotEmpty(t, first.Types)
 	require.Equal(t, []string{"sim"}, first.Facts.Drivers)
-	in := func(state clusters.DeviceState, holder string) (at time.Time) {
+	in := func(known int, state clusters.DeviceState, holder string) (at time.Time) {
 		w.until("device is "+string(state), func() bool {
-			for _, m := range w.capacity {
+			for _, m := range w.capacity[known:] {
 				for _, d := range m.Changed {
-					if m.Snapshot == nil && d.UUID == gpu && d.State == state && d.InstanceID == holder {
+					if at.IsZero() && d.UUID == gpu && d.State == state && d.InstanceID == holder {
 						at = m.Heard
 					}
 				}
@@ -64,13 +65,17 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 		return at
 	}
 	v := w.version(nil)
-	id := w.launch(v, onDevice(gpu))
-	allocated := in(clusters.Allocated, id)
-	w.state(id, instances.Running)
-	require.Less(t, allocated.Sub(w.heard(id)[0].At), 100*time.Millisecond)
-	w.terminate(id, 0)
-	freed := in(clusters.Free, "")
-	require.Less(t, freed.Sub(w.state(id, instances.Terminated).At), 100*time.Millisecond)
+	within(t, 100*time.Millisecond, func() time.Duration {
+		known := len(w.told())
+		id := w.launch(v, onDevice(gpu))
+		allocated := in(known, clusters.Allocated, id)
+		w.state(id, instances.Running)
+		late := allocated.Sub(w.heard(id)[0].At)
+		known = len(w.told())
+		w.terminate(id, 0)
+		freed := in(known, clusters.Free, "")
+		return max(late, freed.Sub(w.state(id, instances.Terminated).At))
+	})
 
 	w.mu.Lock()
 	before := len(w.capacity)
@@ -91,7 +96,9 @@ func TestCapacityFollowsWithin100Milliseconds(t *testing.T) {
 	told := w.told()
 	for k, m := range told[1:] {
 		was := told[k]
-		require.True(t, m.Epoch > was.Epoch || m.Epoch == was.Epoch && m.Sequence == was.Sequence+1, "%d:%d after %d:%d", m.Epoch, m.Sequence, was.Epoch, was.Sequence)
+		// The end of an agent may cut a message short that has its number already.
+		next := m.Sequence == was.Sequence+1 || m.State == clusters.NodeGone && m.Sequence > was.Sequence
+		require.True(t, m.Epoch > was.Epoch || m.Epoch == was.Epoch && next, "%d:%d after %d:%d", m.Epoch, m.Sequence, was.Epoch, was.Sequence)
 		if m.Snapshot == nil && m.State != clusters.NodeGone {
 			require.Equal(t, was.Sequence, m.BasedOn)
 		}
@@ -172,8 +179,7 @@ func TestEndsTellWhyAndWhatToDo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.agent(nil)
-	soon := func(o *instances.LaunchOrder) { o.Deadline = time.Now().Add(time.Second) }
-	for _, c := range []struct {
+	cases := []struct {
 		name   string
 		change func(*functions.Launchable)
 		order  func(*instances.LaunchOrder)
@@ -191,11 +197,15 @@ func TestEndsTellWhyAndWhatToDo(t *testing.T) {
 		{"mute", args("mute"), soon, instances.NotReady, []string{"health check did not pass in time", "connection refused"}, "", 0},
 		{"quote", args(`--prompt "unclosed`), nil, instances.TerminalError, []string{"containerArgs", `"`}, "", 0},
 		{"sick", func(l *functions.Launchable) { l.Function.Health.ExpectedStatusCode = 204 }, soon, instances.NotReady, []string{"answered 200 instead of 204"}, "serving", 0},
-	} {
+	}
+	ids := map[string]string{}
+	for _, c := range cases { // all at once, because some take their time
+		ids[c.name] = w.launch(w.version(c.change), c.order)
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			w.t = t
-			id := w.launch(w.version(c.change), c.order)
-			last := w.state(id, instances.Terminated)
+			last := w.state(ids[c.name], instances.Terminated)
 			require.Equal(t, c.cause, last.Cause, last.Message)
 			for _, says := range c.says {
 				require.Contains(t, last.Message, says)
@@ -222,7 +232,7 @@ func TestHealthDecidesWhoServes(t *testing.T) {
 	id := w.launch(v, func(o *instances.LaunchOrder) { o.MaxConcurrency = 4 })
 	w.state(id, instances.Running)
 	w.ready(v)
-	ex := w.open("/work?ms=3000", nil) // goes on through the sickness
+	ex := w.open("/work?hold", nil) // goes on through the sickness
 	w.place(ex, v)
 	require.Equal(t, 200, w.call(v, "/sick").status)
 	last := w.state(id, instances.Unhealthy)
@@ -239,8 +249,7 @@ func TestHealthDecidesWhoServes(t *testing.T) {
 	require.Equal(t, 200, w.call(v, "/self").status)
 	require.Equal(t, []string{"running", "unhealthy", "running"}, steps(w.heard(id))[4:])
 
-	exit := w.open("/exit", nil)
-	_ = exit.Offer(t.Context(), direct(v))
+	w.place(w.open("/exit", nil), v)
 	last = w.state(id, instances.Terminated)
 	require.Equal(t, instances.Failed, last.Cause)
 	require.Contains(t, last.Logs, "asked to exit")
@@ -251,8 +260,11 @@ func TestAnInstanceThatStaysSickEnds(t *testing.T) {
 	w := newWorld(t)
 	p := quick
 	p.replaceAfter = 200 * time.Millisecond
-	w.agent(sims, p)
-	id := w.launch(w.version(knob("SIM_UNHEALTHY_AFTER", millis(100))), nil)
+	w.agent(nil, p)
+	v := w.version(nil)
+	id := w.launch(v, nil)
+	w.state(id, instances.Running)
+	require.Equal(t, 200, w.call(v, "/sick").status)
 	last := w.state(id, instances.Terminated)
 	require.Equal(t, instances.NotReady, last.Cause)
 	require.Contains(t, last.Message, "has failed for 200ms")
@@ -262,22 +274,23 @@ func TestAnInstanceThatStaysSickEnds(t *testing.T) {
 func TestTerminateDrainsUnlessForced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.agent(nil)
+	n := w.agent(nil)
 	v := w.version(nil)
 	busy := func() (string, <-chan response) {
 		id := w.launch(v, nil)
 		w.state(id, instances.Running)
-		ex := w.open("/work?ms=700", nil)
-		require.Eventually(t, func() bool { return ex.Offer(t.Context(), direct(v)) == nil }, patience, 5*time.Millisecond)
+		ex := w.open("/work?hold", nil)
+		w.place(ex, v)
 		answer := make(chan response, 1)
 		go func() { answer <- read(ex) }()
 		return id, answer
 	}
 	id, answer := busy()
-	w.terminate(id, 30)
+	w.terminate(id, 3600)
 	w.state(id, instances.ShuttingDown)
 	refused := w.open("/self", nil)
 	require.Error(t, refused.Offer(t.Context(), direct(v)), "a draining instance takes no work")
+	n.release(id)
 	r := <-answer
 	require.NoError(t, r.err)
 	require.Equal(t, id, r.body, "the request in flight is answered")
@@ -334,7 +347,7 @@ func TestAKilledAgentFindsItsInstancesAgain(t *testing.T) {
 	// It ends while no agent is there.
 	port := n.port(id)
 	n.crash()
-	_ = tryGet("http://" + port + "/exit")
+	_, _ = tryGet("http://" + port + "/exit")
 	n = w.agent(nil)
 	require.Equal(t, instances.Failed, w.state(id, instances.Terminated).Cause)
 
@@ -377,7 +390,7 @@ func TestAKilledAgentFinishesWhatItBegan(t *testing.T) {
 			n = w.agent(nil)
 			last := w.state(id, instances.Terminated)
 			require.Equal(t, instances.ByUser, last.Cause)
-			require.Empty(t, n.exist())
+			require.Eventually(t, func() bool { return len(n.exist()) == 0 }, patience, 5*time.Millisecond)
 			for k, r := range w.heard(id)[1:] {
 				require.GreaterOrEqual(t, r.Sequence, w.heard(id)[k].Sequence)
 			}
@@ -390,7 +403,7 @@ func TestAStartCutShortIsCleanedUp(t *testing.T) {
 	w := newWorld(t)
 	n := w.agent(nil)
 	v := w.version(args("mute"))
-	id := w.launch(v, func(o *instances.LaunchOrder) { o.Deadline = time.Now().Add(time.Second) })
+	id := w.launch(v, nil)
 	w.phase(id, instances.WaitingReady)
 	n.crash()
 	// As if the agent had been killed before it could note the handle, and the function deleted meanwhile.
@@ -446,7 +459,7 @@ func TestReportsSurviveAnOutage(t *testing.T) {
 			require.Eventually(t, func() bool { return i.last() == instances.Unhealthy }, patience, 5*time.Millisecond)
 			get(t, url+"/well")
 			require.Eventually(t, func() bool { return i.last() == instances.Running }, patience, 5*time.Millisecond)
-			_ = tryGet(url + "/exit")
+			_, _ = tryGet(url + "/exit")
 			require.Eventually(t, i.over, patience, 5*time.Millisecond)
 			if killed {
 				n.crash()
@@ -456,11 +469,10 @@ func TestReportsSurviveAnOutage(t *testing.T) {
 				w.agentAt(s.ClientURL(), nil)
 			}
 			back := newListener(t, s)
-			require.Eventually(t, func() bool { return len(back.steps(id)) >= 8 }, patience, 20*time.Millisecond)
-			require.Equal(t, []string{
-				"starting/reserved", "starting/pulling-image", "starting/creating", "starting/waiting-ready",
-				"running", "unhealthy", "running", "terminated",
-			}, back.steps(id))
+			require.Eventually(t, func() bool { return slices.Contains(back.steps(id), "terminated") }, patience, 20*time.Millisecond)
+			// Its health checks may fail before its end is seen.
+			require.Regexp(t, "^starting/reserved starting/pulling-image starting/creating starting/waiting-ready "+
+				"running unhealthy running( unhealthy)? terminated$", strings.Join(back.steps(id), " "))
 		})
 	}
 }
@@ -473,5 +485,5 @@ func TestAStartWithoutNATSCanBeStopped(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	n.over = true
-	_ = n.Stop(ctx)
+	_ = n.Stop(ctx) // it need not succeed, but end
 }

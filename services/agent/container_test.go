@@ -65,6 +65,7 @@ func beContainer(args []string) {
 		os.Exit(1)
 	}
 	c := &container{args: args}
+	c.released, c.release = context.WithCancel(context.Background())
 	server := &http.Server{
 		Handler: c.handler(), ReadHeaderTimeout: time.Minute,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, tapKey{}, c) },
@@ -82,6 +83,8 @@ func beContainer(args []string) {
 type container struct {
 	args          []string
 	sick          atomic.Bool
+	release       func() // lets all work go on that was to be held
+	released      context.Context
 	mu            sync.Mutex
 	now, max, all int
 	served        []string // bodies of /work, in the order in which they came
@@ -114,11 +117,12 @@ func (c *container) handler() http.Handler {
 	mux.HandleFunc("/head", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(r.Context().Value(tapKey{}).(*tapConn).head())
 	})
+	mux.HandleFunc("/release", func(http.ResponseWriter, *http.Request) { c.release() })
 	mux.HandleFunc("/work", c.work)
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(stats{Max: c.max, All: c.all, Served: c.served})
+		_ = json.NewEncoder(w).Encode(stats{Now: c.now, Max: c.max, All: c.all, Served: c.served})
 	})
 	return mux
 }
@@ -132,11 +136,12 @@ type self struct {
 }
 
 type stats struct {
-	Max, All int
-	Served   []string
+	Now, Max, All int
+	Served        []string
 }
 
-// work takes as many milliseconds as its query says and counts how much of it goes on at once.
+// work takes as many milliseconds as its query says, or until the container is told to release what it holds, and
+// counts how much of it goes on at once.
 func (c *container) work(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	c.now++
@@ -150,11 +155,18 @@ func (c *container) work(w http.ResponseWriter, r *http.Request) {
 		c.mu.Unlock()
 	}()
 	ms, _ := strconv.Atoi(r.URL.Query().Get("ms"))
-	select {
-	case <-time.After(time.Duration(ms) * time.Millisecond):
-		_, _ = w.Write([]byte(os.Getenv("SIROCCO_INSTANCE_ID")))
-	case <-r.Context().Done():
+	over := time.After(time.Duration(ms) * time.Millisecond)
+	var released <-chan struct{}
+	if r.URL.Query().Has("hold") {
+		over, released = nil, c.released.Done()
 	}
+	select {
+	case <-over:
+	case <-released:
+	case <-r.Context().Done():
+		return
+	}
+	_, _ = w.Write([]byte(os.Getenv("SIROCCO_INSTANCE_ID")))
 }
 
 // tap keeps the bytes of each connection, because net/http forgets how headers were spelt.

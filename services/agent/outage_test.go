@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,7 +39,8 @@ func listening(t *testing.T) *socket {
 func (s *socket) start() {
 	s.t.Helper()
 	var err error
-	s.Server, err = bus.StartEmbedded(bus.EmbeddedOptions{Dir: s.dir, Host: "127.0.0.1", Port: s.port, Log: zap.NewNop()})
+	// At an address of its own: a connection of somebody else may get any port of 127.0.0.1 while the server is away.
+	s.Server, err = bus.StartEmbedded(bus.EmbeddedOptions{Dir: s.dir, Host: "127.0.0.2", Port: s.port, Log: zap.NewNop()})
 	require.NoError(s.t, err)
 	s.port = s.Addr().(*net.TCPAddr).Port
 }
@@ -114,19 +114,19 @@ func (i *instance) last() instances.State {
 	return i.rec.State
 }
 
-var plain = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var plain = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
-func tryGet(url string) error {
+func tryGet(url string) ([]byte, error) {
 	resp, err := plain.Get(url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	return io.ReadAll(resp.Body)
 }
 
 func get(t *testing.T, url string) {
 	t.Helper()
-	require.NoError(t, tryGet(url))
+	_, err := tryGet(url)
+	require.NoError(t, err)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -33,7 +32,7 @@ import (
 )
 
 // patience is how long a test waits for anything.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // world is everything around an agent: NATS, and the services that it talks to, played by the test.
 type world struct {
@@ -195,11 +194,16 @@ func (w *world) logReports() {
 	}
 }
 
-// state waits until the last report of an instance has the state, and returns that report.
+// state waits until the last report of an instance has the state, and returns that report. An instance that shuts down
+// may have ended before anybody looks, so then any report will do.
 func (w *world) state(id string, state instances.State) (last instances.Report) {
 	w.t.Helper()
 	w.until(id+" "+string(state), func() bool {
 		rs := w.reports[id]
+		if n := slices.IndexFunc(rs, func(r instances.Report) bool { return r.State == instances.ShuttingDown }); n >= 0 && state == instances.ShuttingDown {
+			last = rs[n]
+			return true
+		}
 		if len(rs) == 0 {
 			return false
 		}
@@ -246,7 +250,7 @@ func (w *world) version(change func(*functions.Launchable)) string {
 		ID: "fn-" + id[:4], VersionID: id, NCAID: "acme",
 		Spec: functions.Spec{
 			Name: "echo", ContainerImage: "tester", InferencePort: 8000,
-			Health: &functions.Health{Protocol: "HTTP", URI: "/health", Port: 8000, Timeout: "PT2S", ExpectedStatusCode: 200},
+			Health: &functions.Health{Protocol: "HTTP", URI: "/health", Port: 8000, Timeout: "PT30S", ExpectedStatusCode: 200},
 		},
 	}}
 	if change != nil {
@@ -275,7 +279,7 @@ func (w *world) launch(version string, change func(*instances.LaunchOrder)) stri
 	w.t.Helper()
 	order := instances.LaunchOrder{
 		CommandID: uuid.NewString(), InstanceID: uuid.NewString(), Account: "acme", FunctionID: "fn", VersionID: version,
-		DeploymentID: "dep", GPU: "H100", InstanceType: "NCP.GPU.H100_1x", MaxConcurrency: 1, Deadline: time.Now().Add(time.Minute),
+		DeploymentID: "dep", GPU: "H100", InstanceType: "NCP.GPU.H100_1x", MaxConcurrency: 1, Deadline: time.Now().Add(5 * time.Minute),
 	}
 	if change != nil {
 		change(&order)
@@ -317,7 +321,7 @@ var quick = pace{
 func (w *world) config() Config {
 	return Config{
 		DataDir: w.dir, Cluster: "lab", Node: "n1", Account: "acme", Region: "us-west-1", GPUs: "H100:4",
-		Drivers: []string{"process"}, InstanceProvider: "NCP", StopGrace: 5 * time.Second,
+		Drivers: []string{"process"}, InstanceProvider: "NCP", StopGrace: 20 * time.Second,
 	}
 }
 
@@ -435,6 +439,45 @@ func (n *node) port(id string) string {
 	return i.rec.Handle.Ports[8000]
 }
 
+// ask calls an instance past the agent.
+func (n *node) ask(id, path string) []byte {
+	n.w.t.Helper()
+	b, err := tryGet("http://" + n.port(id) + path)
+	require.NoError(n.w.t, err)
+	return b
+}
+
+// release lets an instance finish the work that it holds.
+func (n *node) release(id string) {
+	n.w.t.Helper()
+	n.ask(id, "/release")
+}
+
+// holds waits until so much work goes on in an instance.
+func (n *node) holds(id string, count int) {
+	n.w.t.Helper()
+	require.Eventually(n.w.t, func() bool { return n.stats(id).Now == count }, patience, 5*time.Millisecond)
+}
+
+// stats asks one instance, whoever would get the next call.
+func (n *node) stats(id string) (s stats) {
+	n.w.t.Helper()
+	require.NoError(n.w.t, json.Unmarshal(n.ask(id, "/stats"), &s))
+	return s
+}
+
+// within fails unless something takes less than the limit: now and then a busy machine is late, a fault always is.
+func within(t *testing.T, limit time.Duration, try func() time.Duration) {
+	t.Helper()
+	var took time.Duration
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if took = try(); took < limit {
+			return
+		}
+	}
+	require.Less(t, took, limit)
+}
+
 // exist lists what instances exist on the node, whatever an agent believes.
 func (n *node) exist() (ids []string) {
 	for _, d := range n.drivers {
@@ -490,9 +533,11 @@ func (w *world) callWith(version, uri string, h http.Header) (r response) {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
 		ex := w.open(uri, h.Clone())
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		// NATS may give an offer to an agent that was killed just now, who never answers.
+		ctx, cancel := context.WithTimeout(context.Background(), patience/8)
 		defer cancel()
 		if r.err = ex.Offer(ctx, direct(version)); r.err != nil {
+			ex.Cancel()
 			return false
 		}
 		r = read(ex)
@@ -543,5 +588,3 @@ func (w *world) device(n int) (uuid string) {
 func onDevice(uuid string) func(*instances.LaunchOrder) {
 	return func(o *instances.LaunchOrder) { o.Devices = []string{uuid} }
 }
-
-func millis(n int) string { return fmt.Sprintf("%dms", n) }
