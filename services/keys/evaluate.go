@@ -2,7 +2,6 @@ package keys
 
 import (
 	"context"
-	"encoding/json"
 	"regexp"
 	"slices"
 
@@ -41,7 +40,7 @@ func (k *Keys) Evaluate(ctx context.Context, req contract.EvaluateRequest) (cont
 	if r == nil || !r.usable(now) || !slices.Contains(r.audiences, audience) {
 		return answer, nil
 	}
-	matching := r.authorizations.matching(audience)
+	matching := access.PoliciesFor(audience, []byte(r.authorizations))
 	if len(matching) == 0 {
 		return answer, nil
 	}
@@ -50,21 +49,4 @@ func (k *Keys) Evaluate(ctx context.Context, req contract.EvaluateRequest) (cont
 		KeyID: r.id, Version: r.version, ExpiresAt: &r.expiresAt, AsOf: &now,
 	}
 	return answer, nil
-}
-
-// matching are the policies for an audience, as the client wrote them: those that name it, and those that name none and
-// are of a product for it.
-func (a authorizations) matching(audience string) []json.RawMessage {
-	var document object
-	var entries, found []json.RawMessage
-	if json.Unmarshal([]byte(a), &document) != nil || document.into("policies", &entries) != nil {
-		return nil
-	}
-	for _, entry := range entries {
-		p, ok := readPolicy(entry)
-		if ok && (p.Audience == audience || slices.Contains(p.Audiences, audience) || p.Audience == "" && len(p.Audiences) == 0) {
-			found = append(found, entry)
-		}
-	}
-	return found
 }

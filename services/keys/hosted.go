@@ -19,7 +19,7 @@ import (
 // a key for more.
 var hostedProducts = map[string][]access.Scope{
 	"nvcf-cluster-management": {access.NodeAgent},
-	functionsProduct:          {"nvcf:listClusters", "nvcf:writeCluster", "nvcf:getCluster", "nvcf:deleteCluster"},
+	access.FunctionsProduct:   {"nvcf:listClusters", "nvcf:writeCluster", "nvcf:getCluster", "nvcf:deleteCluster"},
 	"helm-reval":              {"helmreval:validate", "helmreval:render"},
 }
 
@@ -95,21 +95,21 @@ func (k *Keys) CreateHosted(ctx context.Context, req contract.HostedKeyRequest) 
 
 // hostedDocument wraps the policies as other keys have them, and finds the cluster that they are about.
 func hostedDocument(policies json.RawMessage) (document json.RawMessage, cluster string, err error) {
-	var entries []object
+	var entries []access.Object
 	if json.Unmarshal(policies, &entries) != nil || len(entries) == 0 {
 		return nil, "", invalid("policies", "must be an array of at least one policy")
 	}
 	for _, p := range entries {
 		var product string
-		if p == nil || p.into("product", &product) != nil || product == "" {
+		if p == nil || p.Into("product", &product) != nil || product == "" {
 			return nil, "", invalid("policies.product", "must be present in each policy")
 		}
-		var resources []object
-		if p.into("resources", &resources) != nil {
+		var resources []access.Object
+		if p.Into("resources", &resources) != nil {
 			return nil, "", invalid("policies.resources", "must be an array of objects with the strings id and type")
 		}
 		for _, e := range resources {
-			r, _ := e.resource()
+			r, _ := e.Resource()
 			if reach, ok := r.Reach(); ok && reach == access.CL && cluster == "" {
 				cluster = strings.ToLower(r.ID)
 			}

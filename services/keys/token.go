@@ -96,7 +96,7 @@ func (t *Tokens) Mint(ctx context.Context, _ rpc.None) (contract.Key, error) {
 	document, err := json.Marshal(struct {
 		Policies []access.Policy `json:"policies"`
 	}{[]access.Policy{{
-		Audience: service.ID, Audiences: service.Audiences, Product: functionsProduct, Scopes: t.scopes,
+		Audience: service.ID, Audiences: service.Audiences, Product: access.FunctionsProduct, Scopes: t.scopes,
 		Resources: []access.Resource{{ID: "*", Type: string(access.AllFunctions)}, {ID: "*", Type: string(access.SharedFunctions)}},
 	}}})
 	if err != nil {

@@ -129,13 +129,13 @@ func (k *Keys) readAuthorizations(sent json.RawMessage, limit int, audiences []s
 
 // checkStrictly refuses whatever a key could carry in vain.
 func (a authorizations) checkStrictly(audiences []string) error {
-	var document object
+	var document access.Object
 	var entries []json.RawMessage
-	if json.Unmarshal([]byte(a), &document) != nil || document.into("policies", &entries) != nil {
+	if json.Unmarshal([]byte(a), &document) != nil || document.Into("policies", &entries) != nil {
 		return invalid("authorizations", "must be an object with the array policies")
 	}
 	for _, entry := range entries {
-		p, ok := readPolicy(entry)
+		p, ok := access.ReadPolicy(entry)
 		if !ok {
 			return invalid("authorizations.policies", "must be objects with the members aud, auds, product, resources and scopes")
 		}
