@@ -21,9 +21,10 @@ import (
 // TestManyInstances is about work per instance that grows with their number; it prints what it measured. SIROCCO_SCALE
 // sets the number; 2,000 take some seconds on an idle machine without the race detector.
 func TestManyInstances(t *testing.T) {
-	count, versions := 300, 10
-	if s := os.Getenv("SIROCCO_SCALE"); s != "" {
-		n, err := strconv.Atoi(s)
+	count, versions := 120, 10
+	scale := os.Getenv("SIROCCO_SCALE")
+	if scale != "" {
+		n, err := strconv.Atoi(scale)
 		require.NoError(t, err)
 		count = n
 	}
@@ -69,10 +70,11 @@ func TestManyInstances(t *testing.T) {
 	t.Logf("%d instances of %d versions: ordered in %v, running after %v (%.0f/s), %.1f s CPU of everybody, %d capacity messages, %.0f KiB heap each",
 		count, versions, ordered.Round(time.Millisecond), up.Round(time.Millisecond), float64(count)/up.Seconds(), (cpuTime(t) - cpu).Seconds(), deltas, float64(m.HeapAlloc)/float64(count)/1024)
 
-	idle, cpu := time.Now(), cpuTime(t)
-	<-time.After(3 * time.Second)
-	share := (cpuTime(t) - cpu).Seconds() / time.Since(idle).Seconds()
-	t.Logf("idle: %.2f cores", share)
+	if scale != "" {
+		idle, cpu := time.Now(), cpuTime(t)
+		<-time.After(3 * time.Second)
+		t.Logf("idle: %.2f cores", (cpuTime(t)-cpu).Seconds()/time.Since(idle).Seconds())
+	}
 	for _, v := range ids {
 		require.NoError(t, w.call(v, "/health").err)
 	}

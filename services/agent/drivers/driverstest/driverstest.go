@@ -51,7 +51,7 @@ type Harness struct {
 }
 
 // patience bounds each wait of the suite; machines that run tests can be slow.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Probe builds the probe once per test binary and returns its path. It is
 // static, so that it runs in an empty image.
@@ -406,9 +406,10 @@ func takeOver(t *testing.T, h Harness) {
 	second := With(t, h.Driver(t), roundTrip(t, i.Handle))
 	require.True(t, second.Status().Running, "the instance did not survive its agent")
 	second.Echo()
-	lines, err := second.Driver.Logs(t.Context(), second.Handle, 10)
-	require.NoError(t, err)
-	require.NotEmpty(t, lines)
+	require.Eventually(t, func() bool { // an engine writes what it reads a moment later
+		lines, err := second.Driver.Logs(t.Context(), second.Handle, 10)
+		return err == nil && len(lines) > 0
+	}, patience, 20*time.Millisecond)
 	require.NoError(t, second.Driver.Stop(t.Context(), second.Handle, patience))
 	require.False(t, second.Ended().Running)
 }

@@ -3,6 +3,7 @@ package process_test
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -137,12 +138,8 @@ func TestAdoptsAProcessThatIsNoChild(t *testing.T) {
 	spec := h.Spec(t, driverstest.Serves)
 	agent := uuid.NewString()
 	h = harness(t, func(o *process.Options) { o.AgentID = agent })
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	_, port, err := net.SplitHostPort(address)
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
+	port := freePort(t)
+	address := net.JoinHostPort("127.0.0.1", port)
 	shell := exec.CommandContext(t.Context(), "/bin/sh", "-c", `setsid "$0" >"$1/log" 2>&1 & exit 0`, driverstest.Probe(t), spec.Dir)
 	shell.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOST=127.0.0.1", "PORT=" + port,
@@ -154,9 +151,10 @@ func TestAdoptsAProcessThatIsNoChild(t *testing.T) {
 	d := h.Driver(t)
 	var found []drivers.Handle
 	require.Eventually(t, func() bool {
+		var err error
 		found, err = d.List(t.Context())
 		return err == nil && len(found) == 1 && found[0].Ref != "lost"
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	i := driverstest.With(t, d, found[0])
 	require.Equal(t, map[int]string{8000: address}, i.Ports)
 	i.Healthy()
@@ -172,6 +170,21 @@ func TestAdoptsAProcessThatIsNoChild(t *testing.T) {
 	require.Nil(t, s.ExitCode, "nobody but init knows the exit code")
 	require.Contains(t, s.Reason, "unknown")
 	require.NoError(t, d.Remove(t.Context(), i.Handle))
+}
+
+// freePort finds one that nobody takes before the instance does: it is none of those that the system gives to whoever
+// asks for any and to connections that go out, nor of those that drivers give to instances.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		port := strconv.Itoa(10_000 + rand.N(9_000))
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			require.NoError(t, l.Close())
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 func TestAnEndThatNobodySaw(t *testing.T) {
@@ -261,7 +274,7 @@ func TestPrepareSaysWhatIsMissing(t *testing.T) {
 
 func TestAPortClashIsNamed(t *testing.T) {
 	t.Parallel()
-	h := harness(t)
+	h := harness(t, func(o *process.Options) { o.Clock = quartz.NewMock(t) }) // it is over at once, however long that takes
 	h.Image = "shell"
 	spec := h.Spec(t, driverstest.Serves)
 	spec.Args = []string{`echo "listen tcp 127.0.0.1:$PORT: bind: address already in use" >&2; exit 1`}
@@ -316,7 +329,7 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 	require.Greater(t, size(), int64(limit))
 	clock.Advance(5 * time.Second).MustWait(t.Context())
-	require.Eventually(t, func() bool { return size() <= limit }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return size() <= limit }, time.Minute, 10*time.Millisecond)
 	lines, err := i.Driver.Logs(t.Context(), i.Handle, 2)
 	require.NoError(t, err)
 	require.Len(t, lines, 2)
