@@ -6,7 +6,7 @@ import "encoding/json"
 // given; the second asks about a key that need not exist.
 type ExplainRequest struct {
 	// Key is an opaque key or a token.
-	Key            string          `json:"key,omitempty"`
+	Key            string          `json:"key,omitempty" secret:"true"`
 	Authorizations json.RawMessage `json:"authorizations,omitempty"`
 	Method         string          `json:"method"`
 	// Host matters only where it decides, as for invocations.

@@ -72,8 +72,8 @@ type TempPasswordResponse struct {
 
 // ChangePasswordRequest is POST /api/v1/me/password.
 type ChangePasswordRequest struct {
-	CurrentPassword string `json:"currentPassword"`
-	NewPassword     string `json:"newPassword"`
+	CurrentPassword string `json:"currentPassword" secret:"true"`
+	NewPassword     string `json:"newPassword" secret:"true"`
 }
 
 // The endpoints of users.

@@ -49,10 +49,11 @@ type Health struct {
 	ExpectedStatusCode int    `json:"expectedStatusCode"`
 }
 
-// EnvironmentEntry is one variable of the container.
+// EnvironmentEntry is one variable of the container. Its value is public in answers, but people put keys there: a refusal
+// does not repeat it.
 type EnvironmentEntry struct {
 	Key   string `json:"key"`
-	Value string `json:"value"`
+	Value string `json:"value" secret:"true"`
 }
 
 // Artifact is a model or a resource.
@@ -72,10 +73,10 @@ type LLMConfig struct {
 }
 
 // Secret is a name with a value; the value is a string or a JSON object. It never leaves the service in an answer. A value
-// of null, which deletes, is not the same as none.
+// of null, which deletes, is not the same as none. The tag secret keeps it out of refusals, too.
 type Secret struct {
 	Name  string          `json:"name"`
-	Value json.RawMessage `json:"value,omitempty"`
+	Value json.RawMessage `json:"value,omitempty" secret:"true"`
 }
 
 // Telemetries names the sinks of a version.

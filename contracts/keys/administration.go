@@ -17,7 +17,7 @@ type EvaluateRequest struct {
 
 // EvaluateInput holds the key asked about.
 type EvaluateInput struct {
-	APIKey string `json:"apiKey"`
+	APIKey string `json:"apiKey" secret:"true"`
 }
 
 // EvaluateResponse answers EvaluateRequest; a key that is no good is not an error.
@@ -64,7 +64,7 @@ type KeyStatusRequest struct {
 
 // LookupRequest holds a key value, to find its record or to report that it has leaked.
 type LookupRequest struct {
-	Key string `json:"key"`
+	Key string `json:"key" secret:"true"`
 }
 
 // Owner is somebody who has, or had, keys (keys §4.11).

@@ -143,7 +143,7 @@ type KeyRequest struct {
 // IntrospectRequest is POST /v1/introspect.
 type IntrospectRequest struct {
 	AudienceServiceID string `json:"audience_service_id"`
-	Key               string `json:"key"`
+	Key               string `json:"key" secret:"true"`
 }
 
 // IntrospectResponse answers IntrospectRequest.

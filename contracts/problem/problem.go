@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -93,8 +94,13 @@ var Registry = map[Code]Kind{
 
 // Violation is one broken rule of a request body or parameter.
 type Violation struct {
+	// Object is what kind of thing was validated, such as function.
+	Object string `json:"object,omitempty"`
 	// Field is the path of the offending member, such as health.port or models[1].name.
 	Field string `json:"field"`
+	// Rejected is what the client sent there, at most 256 characters of it; [Hidden] for a secret. Only the edge that read the
+	// request knows it (see [Problem.Quoting]).
+	Rejected string `json:"rejected,omitempty"`
 	// Rule is a sentence that says what would be accepted.
 	Rule string `json:"rule"`
 }
@@ -199,7 +205,60 @@ func Parse(b []byte) (*Problem, error) {
 	return &p, nil
 }
 
-// Check collects violations while a request is validated, so that a client sees all of them at once.
+// Hidden stands for a rejected value that nobody may read.
+const Hidden = "[hidden]"
+
+// maxRejected is how much of a rejected value is told, in characters (functions-deployments §1.2).
+const maxRejected = 256
+
+// Quoting returns p with what the client sent in place of every violation, as sent tells it for a field. A violation that
+// says it already keeps what it says.
+func (p *Problem) Quoting(sent func(field string) string) *Problem {
+	if len(p.Violations) == 0 {
+		return p
+	}
+	q := *p
+	q.Violations = slices.Clone(p.Violations)
+	for i, v := range q.Violations {
+		if v.Rejected == "" {
+			q.Violations[i].Rejected = cut(sent(v.Field))
+		}
+	}
+	if p.Detail == describe(p.Violations) {
+		q.Detail = describe(q.Violations)
+	}
+	return &q
+}
+
+func cut(s string) string {
+	n := 0
+	for i := range s {
+		if n++; n > maxRejected {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// describe is the text that clients show to people: one group in brackets per violation (functions-deployments §1.2).
+func describe(violations []Violation) string {
+	var b strings.Builder
+	b.WriteString("Validation failed:")
+	for _, v := range violations {
+		fmt.Fprintf(&b, " [object: %s, field: %s, ", v.Object, v.Field)
+		if v.Rejected != "" {
+			fmt.Fprintf(&b, "rejected: %s, ", v.Rejected)
+		}
+		fmt.Fprintf(&b, "message: %s]", v.Rule)
+	}
+	return b.String()
+}
+
+// maxViolations bounds an answer, for a client can break a rule in each of a million elements.
+const maxViolations = 64
+
+// Check collects violations while a request is validated, so that a client sees all of them at once, up to a number that
+// an answer can hold.
 type Check struct {
 	object     string
 	violations []Violation
@@ -210,20 +269,18 @@ func NewCheck(object string) *Check { return &Check{object: object} }
 
 // Require records a violation of rule by field unless ok.
 func (c *Check) Require(ok bool, field, rule string, args ...any) {
-	if !ok {
-		c.violations = append(c.violations, Violation{Field: field, Rule: fmt.Sprintf(rule, args...)})
+	if !ok && !c.Full() {
+		c.violations = append(c.violations, Violation{Object: c.object, Field: field, Rule: fmt.Sprintf(rule, args...)})
 	}
 }
+
+// Full reports whether more violations would not be told.
+func (c *Check) Full() bool { return len(c.violations) >= maxViolations }
 
 // Err is nil when every rule held, else a [Validation] problem that names each field and rule.
 func (c *Check) Err() error {
 	if len(c.violations) == 0 {
 		return nil
 	}
-	var b strings.Builder
-	b.WriteString("Validation failed:")
-	for _, v := range c.violations {
-		fmt.Fprintf(&b, " [object: %s, field: %s, message: %s]", c.object, v.Field, v.Rule)
-	}
-	return &Problem{Code: Validation, Detail: b.String(), Violations: c.violations}
+	return &Problem{Code: Validation, Detail: describe(c.violations), Violations: c.violations}
 }

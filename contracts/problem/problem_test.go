@@ -28,6 +28,44 @@ func TestCheckNamesEveryFieldAndRule(t *testing.T) {
 	}
 }
 
+func TestQuotingTellsWhatWasSent(t *testing.T) {
+	c := NewCheck("function")
+	c.Require(false, "name", "must be short")
+	c.Require(false, "tags", "must be few")
+	before, _ := From(c.Err())
+	p := before.Quoting(func(field string) string {
+		if field == "name" {
+			return strings.Repeat("ä", 300)
+		}
+		return "null"
+	})
+	want := "Validation failed: [object: function, field: name, rejected: " + strings.Repeat("ä", 256) + ", message: must be short]" +
+		" [object: function, field: tags, rejected: null, message: must be few]"
+	if p.Detail != want {
+		t.Errorf("%q", p.Detail)
+	}
+	if before.Violations[0].Rejected != "" {
+		t.Error("the problem itself stays as it was")
+	}
+	if again := p.Quoting(func(string) string { return "other" }); again.Detail != want {
+		t.Errorf("what is told stays: %q", again.Detail)
+	}
+	other := &Problem{Code: BadRequest, Detail: "words of its own", Violations: before.Violations}
+	if q := other.Quoting(func(string) string { return "x" }); q.Detail != other.Detail || q.Violations[1].Rejected != "x" {
+		t.Errorf("%+v", q)
+	}
+}
+
+func TestAnAnswerHoldsSoManyViolations(t *testing.T) {
+	c := NewCheck("x")
+	for range 1000 {
+		c.Require(false, "f", "r")
+	}
+	if p, _ := From(c.Err()); len(p.Violations) != 64 {
+		t.Errorf("%d", len(p.Violations))
+	}
+}
+
 func TestAnUnexpectedErrorShowsNothingOfItself(t *testing.T) {
 	p, ok := From(errors.New("password=hunter2"))
 	if ok || p.Status() != 500 || strings.Contains(p.Detail, "hunter2") {

@@ -72,7 +72,7 @@ func TestProblemsArriveWhole(t *testing.T) {
 	var p *problem.Problem
 	require.ErrorAs(t, err, &p)
 	require.Equal(t, problem.Validation, p.Code)
-	require.Equal(t, []problem.Violation{{Field: "text", Rule: `must not be "bad"`}}, p.Violations)
+	require.Equal(t, []problem.Violation{{Object: "text", Field: "text", Rule: `must not be "bad"`}}, p.Violations)
 }
 
 func TestOtherErrorsAreInternalAndKeepTheirTextHome(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
@@ -30,6 +29,8 @@ type binding struct {
 type taggedField struct {
 	index        []int
 	source, name string
+	// single fields hold one value, so that of two headers neither is better than the other.
+	single bool
 }
 
 // bindingOf inspects a request type once, when the routes are made.
@@ -42,23 +43,28 @@ func bindingOf(t reflect.Type) binding {
 		if f.Anonymous {
 			continue
 		}
-		source, name := "", ""
-		for _, s := range []string{"path", "query", "header"} {
-			if v := f.Tag.Get(s); v != "" {
-				source, name = s, v
-			}
-		}
+		source, name := sourceOf(f)
 		if source == "" {
 			b.hasBody = true
 			b.optional = b.optional || f.Tag.Get("body") == "optional"
 			continue
 		}
-		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name})
+		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name, single: f.Type.Kind() != reflect.Slice})
 	}
 	return b
 }
 
-// fill reads the body, if the type has one, and then the tagged fields, which always win over the body.
+// sourceOf says where a field comes from, if not from the body.
+func sourceOf(f reflect.StructField) (source, name string) {
+	for _, s := range []string{"path", "query", "header"} {
+		if v := f.Tag.Get(s); v != "" {
+			return s, v
+		}
+	}
+	return "", ""
+}
+
+// fill reads the body, if the type has one, and the tagged fields.
 func (b binding) fill(r *http.Request, maxBody int64, into any) error {
 	if b.hasBody && (!b.optional || r.ContentLength != 0) {
 		if err := decodeBody(r, maxBody, into); err != nil {
@@ -78,6 +84,10 @@ func (b binding) fill(r *http.Request, maxBody int64, into any) error {
 			values = r.URL.Query()[f.name]
 		case "header":
 			values = r.Header.Values(f.name)
+			if len(values) > 1 && f.single {
+				check.Require(false, f.name, onlyOnce)
+				continue
+			}
 		}
 		if rule := set(v.FieldByIndex(f.index), values); rule != "" {
 			check.Require(false, f.name, "%s", rule)
@@ -199,26 +209,8 @@ func decodeBody(r *http.Request, maxBody int64, into any) error {
 	if err := checkObject(b); err != nil {
 		return err
 	}
-	if err := json.Unmarshal(b, into); err != nil {
-		return malformed(err)
-	}
-	return nil
-}
-
-func malformed(err error) error {
-	if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		var field []string
-		for name := range strings.SplitSeq(typed.Field, ".") {
-			if name != "" && !unicode.IsUpper(rune(name[0])) { // embedded Go structs are no part of the JSON
-				field = append(field, name)
-			}
-		}
-		if len(field) == 0 {
-			field = []string{"body"}
-		}
-		return violation(strings.Join(field, "."), "must be %s, not %s", jsonKind(typed.Type), typed.Value)
-	}
-	return badBody("is not valid JSON: " + err.Error())
+	r.Body = io.NopCloser(bytes.NewReader(b)) // a refusal quotes it
+	return decode(b, into)
 }
 
 // maxField is how much of the name of a member is repeated in a refusal, in bytes.
@@ -229,35 +221,25 @@ func violation(field, rule string, args ...any) error {
 		field = `""` // a JSON member may have no name
 	}
 	check := problem.NewCheck("request")
-	check.Require(false, strings.ToValidUTF8(field[:min(len(field), maxField)], ""), rule, args...)
+	check.Require(false, shortened(field), rule, args...)
 	return check.Err()
 }
 
-func badBody(rule string) error {
-	return &problem.Problem{
-		Code: problem.BadRequest, Detail: "Validation failed: the request body " + rule,
-		Violations: []problem.Violation{{Field: "body", Rule: rule}},
-	}
+// shortened is the name of a member as a refusal repeats it.
+func shortened(field string) string {
+	return strings.ToValidUTF8(field[:min(len(field), maxField)], "")
 }
 
-func jsonKind(t reflect.Type) string {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch t.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Slice, reflect.Array:
-		return "an array"
-	case reflect.Map, reflect.Struct:
-		return "an object"
-	case reflect.Float32, reflect.Float64:
-		return "a number"
-	default:
-		return "a whole number"
-	}
+// badBody refuses a body as a whole.
+func badBody(rule string) error { return invalid("request", "body", rule) }
+
+// invalid refuses what is no request at all, before a service could hold it against its rules.
+func invalid(object, field, rule string) *problem.Problem {
+	check := problem.NewCheck(object)
+	check.Require(false, field, "%s", rule)
+	p, _ := problem.From(check.Err())
+	p.Code = problem.BadRequest
+	return p
 }
 
 // maxDepth bounds the nesting of a body.

@@ -179,7 +179,7 @@ func decodeGrant(b []byte) (directory.GrantRequest, error) {
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(b, &members); err != nil {
-		return req, malformed(err)
+		return req, badBody("is not valid JSON")
 	}
 	texts := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(members)) {

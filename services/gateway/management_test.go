@@ -134,9 +134,9 @@ func TestWrongTypesNameTheField(t *testing.T) {
 		{function, `{"tags":"a"}`, "tags", "must be an array"},
 		{function, `{"health":[]}`, "health", "must be an object"},
 		{function, `{"rateLimit":{"syncCheck":"yes"}}`, "rateLimit.syncCheck", "must be true or false"},
-		{function, `{"models":[{"name":{}}]}`, "models.name", "must be a string"},
-		{deployment, `{"deploymentSpecifications":[{"gpu":1}]}`, "deploymentSpecifications.gpu", "must be a string"},
-		{deployment, `{"deploymentSpecifications":[{"minInstances":"1"}]}`, "deploymentSpecifications.minInstances", "must be a whole number"},
+		{function, `{"models":[{"name":{}}]}`, "models[0].name", "must be a string"},
+		{deployment, `{"deploymentSpecifications":[{"gpu":1}]}`, "deploymentSpecifications[0].gpu", "must be a string"},
+		{deployment, `{"deploymentSpecifications":[{"minInstances":"1"}]}`, "deploymentSpecifications[0].minInstances", "must be a whole number"},
 		{"/v1/keys", `{"description":[]}`, "description", "must be a string"},
 	} {
 		doc := refused(t, do(t, client(t, false), request(t, "POST", s.url+tc.path, strings.NewReader(tc.body), "Authorization", token)), 400)

@@ -42,6 +42,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, requestID string, p *p
 		// The HTTP server reads on to the end of a body that is not wanted, so that the connection can be used again.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger))
 	}
+	p = quoting(r, p)
 	doc := p.Document(askedPath(r), requestID)
 	if strings.HasPrefix(doc.Instance, "/v2/orgs/") {
 		doc.RequestStatus = &problem.RequestStatus{StatusCode: strings.ToUpper(string(p.Code)), StatusDescription: p.Detail, RequestID: requestID}

@@ -110,6 +110,7 @@ func (g *Gateway) handle(line *route) http.HandlerFunc {
 	at := line.station()
 	audited := !line.open || line.face() == keysFace
 	return func(w http.ResponseWriter, r *http.Request) {
+		r = withInput(r, line.endpoint.Input)
 		id := newRequestID()
 		if p := line.face().tooLarge(r.Header); p != nil {
 			g.refuse(w, r, id, p)
@@ -383,10 +384,7 @@ func pathUUIDs(r *http.Request) *problem.Problem {
 		case isUUID(v):
 			r.SetPathValue(name, strings.ToLower(v))
 		default:
-			return &problem.Problem{
-				Code: problem.BadRequest, Detail: "Validation failed: path parameter " + name + " must be a UUID",
-				Violations: []problem.Violation{{Field: name, Rule: "must be a UUID"}},
-			}
+			return invalid("path", name, "must be a UUID")
 		}
 	}
 	return nil
