@@ -12,6 +12,7 @@ var deploymentsEntries = []Entry{
 	{"deployments.Patch", deployments.Patch},
 	{"deployments.Instances", deployments.Instances},
 	{"deployments.Wake", deployments.Wake},
+	{"deployments.Scale", deployments.Scale},
 	{"deployments.GetUsage", deployments.GetUsage},
 	{"deployments.GetLiveUsage", deployments.GetLiveUsage},
 	{"deployments.GetDeploymentUsage", deployments.GetDeploymentUsage},

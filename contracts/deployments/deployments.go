@@ -160,6 +160,39 @@ type WakeRequest struct {
 	VersionID string `json:"versionId"`
 }
 
+// ScaleRequest sets how many instances a version shall have, or one of its specifications (§11.10).
+type ScaleRequest struct {
+	VersionID string `json:"versionId"`
+	// DeploymentID and GPUSpecificationID, when they are given, must be of the version.
+	DeploymentID       string `json:"deploymentId,omitempty"`
+	GPUSpecificationID string `json:"gpuSpecificationId,omitempty"`
+	Required           *int   `json:"requiredNumberOfInstances"`
+	// Reason is a sentence for the record.
+	Reason string `json:"reason,omitempty"`
+}
+
+// ScaleOutcome is what came of a ScaleRequest.
+type ScaleOutcome string
+
+// The outcomes: the version is not ACTIVE, it has what is required, more or less is wanted now, or it is at its limit.
+const (
+	NoOperation     ScaleOutcome = "NO_OPERATION"
+	NoScalingNeeded ScaleOutcome = "NO_SCALING_NEEDED"
+	ScalingUp       ScaleOutcome = "SCALING_UP"
+	ScalingDown     ScaleOutcome = "SCALING_DOWN"
+	NotAutoScalable ScaleOutcome = "NOT_AUTO_SCALABLE"
+)
+
+// ScaleResponse answers a ScaleRequest. Pending instances start, allocating ones have no place yet.
+type ScaleResponse struct {
+	Outcome              ScaleOutcome     `json:"scalingStatus"`
+	Status               functions.Status `json:"functionStatus"`
+	ActiveInstances      int              `json:"activeInstances"`
+	PendingInstances     int              `json:"pendingInstances"`
+	AllocatingInstances  int              `json:"allocatingInstances"`
+	TerminatingInstances int              `json:"terminatingInstances"`
+}
+
 // The endpoints.
 var (
 	Create    = rpc.Endpoint[CreateRequest, Response]{Service: "deployments", Resource: "deployment", Verb: "create", Doc: "Deploys a version."}
@@ -171,6 +204,7 @@ var (
 	Patch     = rpc.Endpoint[PatchRequest, PatchResponse]{Service: "deployments", Resource: "specification", Verb: "patch", Doc: "Changes one GPU specification."}
 	Instances = rpc.Endpoint[InstancesRequest, InstancesResponse]{Service: "deployments", Resource: "instance", Verb: "list", Doc: "The live instances of a version."}
 	Wake      = rpc.Endpoint[WakeRequest, rpc.None]{Service: "deployments", Resource: "version", Verb: "wake", Doc: "Work waits for a version without instances."}
+	Scale     = rpc.Endpoint[ScaleRequest, ScaleResponse]{Service: "deployments", Resource: "version", Verb: "scale", Doc: "Sets how many instances an ACTIVE version shall have, within its bounds."}
 )
 
 // Changed is the payload of created, updated and removed.
@@ -186,9 +220,11 @@ type ScaleDecided struct {
 	GPUSpecificationID string `json:"gpuSpecificationId"`
 	From               int    `json:"fromDesired"`
 	To                 int    `json:"toDesired"`
-	// Cause is user, minimum, zero (work waits for a version scaled to zero), capacity (a better specification is full),
-	// repair or drain.
-	Cause string `json:"cause"`
+	// Cause is user, zero (work waits for a version that wants no instance), idle (no request for a while), busy (an
+	// instance that was to end has a request again), autoscaler (a scale call), capacity (a better specification is full) or
+	// drain; Reason says it in a sentence.
+	Cause  string `json:"cause"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // Placed says where an instance was put and why not elsewhere.

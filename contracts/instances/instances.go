@@ -100,6 +100,8 @@ type LaunchOrder struct {
 	MemoryMiB      int64           `json:"memoryMiB"`
 	MaxConcurrency int             `json:"maxRequestConcurrency"`
 	Configuration  json.RawMessage `json:"configuration,omitempty"`
+	// IdleSeconds without a request make the node say that the instance idles; 0 means never.
+	IdleSeconds int `json:"idleSeconds,omitempty"`
 	// Deadline after which the order must not be carried out any more.
 	Deadline time.Time `json:"deadline"`
 }
@@ -116,6 +118,9 @@ type TerminateOrder struct {
 	// FinishQueue makes the instance also take what waits in the version's queue, within the same time: a graceful
 	// undeploy.
 	FinishQueue bool `json:"finishQueue,omitempty"`
+	// IfIdle has the order carried out only if the instance has no request at that moment; else the instance goes on, and
+	// the node says that it keeps it.
+	IfIdle bool `json:"ifIdle,omitempty"`
 }
 
 // SecretsOrder asks a node to write the secrets of an instance anew. The values are not in it; the agent asks the functions
@@ -135,7 +140,19 @@ var (
 	UpdateSecrets = rpc.Command[SecretsOrder]{Verb: "update-secrets", Doc: "Write the secrets of one instance anew."}
 )
 
-// Report is what an agent says about an instance, whenever its state or phase changes. A higher Sequence wins.
+// Activity is what an agent says about the work of a running instance.
+type Activity string
+
+// The activities. Idle is said once, after the time without a request that the order names; Busy with the first request
+// after that; Kept when an order to end an idle instance came too late, because it has a request again.
+const (
+	Idle Activity = "idle"
+	Busy Activity = "busy"
+	Kept Activity = "kept"
+)
+
+// Report is what an agent says about an instance, whenever its state, its phase or its activity changes. A higher Sequence
+// wins.
 type Report struct {
 	InstanceID         string `json:"instanceId"`
 	Account            string `json:"account"`
@@ -151,25 +168,54 @@ type Report struct {
 	Cause              Cause  `json:"cause,omitempty"`
 	ExitCode           *int   `json:"exitCode,omitempty"`
 	// Message is a sentence for people; Logs are the last lines the instance wrote, at most 16 KiB.
-	Message  string    `json:"message,omitempty"`
-	Logs     []string  `json:"logs,omitempty"`
-	Devices  []string  `json:"devices,omitempty"`
+	Message string   `json:"message,omitempty"`
+	Logs    []string `json:"logs,omitempty"`
+	Devices []string `json:"devices,omitempty"`
+	// Activity is empty when the report is about something else; IdleSeconds is how long an idle instance had no request.
+	Activity    Activity `json:"activity,omitempty"`
+	IdleSeconds int      `json:"idleSeconds,omitempty"`
+
 	Sequence int64     `json:"sequence"`
 	At       time.Time `json:"at"`
 }
 
-// The events, one per state so that a consumer can choose by subject.
+// The events, one per state and one per activity, so that a consumer can choose by subject.
 var (
 	Started  = report("started", "The node took the order; the report says in which phase the start is.")
 	Ready    = report("running", "The instance passed its health check and takes work.")
 	Sickened = report("unhealthy", "The instance fails its health check and takes no work.")
 	Stopping = report("shutting_down", "The instance drains.")
 	Ended    = report("terminated", "The instance is gone; cause and last log lines say why.")
+	Rested   = report("idle", "The instance has had no request for a while.")
+	Resumed  = report("busy", "The instance that idled has a request.")
+	Retained = report("kept", "An order to end the idle instance was not carried out: it has a request.")
 )
 
-// ReportEvents maps each state to its event.
-var ReportEvents = map[State]rpc.Event[Report]{
-	Starting: Started, Running: Ready, Unhealthy: Sickened, ShuttingDown: Stopping, Terminated: Ended,
+// ReportEvents are the events of reports.
+var ReportEvents = []rpc.Event[Report]{Started, Ready, Sickened, Stopping, Ended, Rested, Resumed, Retained}
+
+// Event is the one that tells a report.
+func (r Report) Event() rpc.Event[Report] {
+	switch r.Activity {
+	case Idle:
+		return Rested
+	case Busy:
+		return Resumed
+	case Kept:
+		return Retained
+	}
+	switch r.State {
+	case Starting:
+		return Started
+	case Unhealthy:
+		return Sickened
+	case ShuttingDown:
+		return Stopping
+	case Terminated:
+		return Ended
+	default:
+		return Ready
+	}
 }
 
 func report(name, doc string) rpc.Event[Report] {

@@ -53,6 +53,8 @@ type instance struct {
 	done     chan struct{} // closed when it is terminated
 
 	transport drivers.Transport
+	// member is the instance in service, guarded by mu; nil when it is not.
+	member *member
 
 	// secrets is held while the file with the secrets is made, stale set while it is to be made anew.
 	secrets sync.Mutex
@@ -90,9 +92,16 @@ func (i *instance) requestStop(order instances.TerminateOrder) error {
 	if before != nil && (order.DrainSeconds > 0 || before.DrainSeconds == 0) {
 		return nil
 	}
+	if order.IfIdle && (i.member == nil || !i.member.retire()) {
+		i.active(instances.Kept, 0)
+		return i.agent.records.save(i.rec)
+	}
 	i.rec.Stop = &order
 	if err := i.agent.records.save(i.rec); err != nil {
 		i.rec.Stop = before
+		if order.IfIdle {
+			i.member.resume()
+		}
 		return err
 	}
 	i.askStop()
@@ -317,6 +326,10 @@ func (i *instance) awaitReady(ctx context.Context, exited <-chan *end) *end {
 func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 	m := i.agent.work.join(i)
 	defer i.agent.work.leave(m)
+	i.inService(m)
+	defer i.inService(nil)
+	rest := newWatchRest(i, m)
+	defer rest.stop()
 	var failed int
 	var sickSince time.Time
 	if i.rec.State == instances.Unhealthy { // under an earlier agent
@@ -337,6 +350,12 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 				i.drain(m, exited)
 			}
 			return i.stopped()
+		case <-rest.C:
+			rest.look()
+			continue
+		case <-m.roused:
+			rest.roused()
+			continue
 		case <-ticker.C:
 		}
 		err := i.probe(ctx)
@@ -363,6 +382,12 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 			}
 		}
 	}
+}
+
+func (i *instance) inService(m *member) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.member = m
 }
 
 // drain lets requests in flight finish, as long as the order says and the instance lives.

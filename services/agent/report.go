@@ -29,19 +29,30 @@ func (i *instance) report(state instances.State, phase instances.Phase, e *end) 
 // note adds a report to the record. It is called with the lock.
 func (i *instance) note(state instances.State, phase instances.Phase, e *end) {
 	i.rec.State, i.rec.Phase = state, phase
+	r := i.draft()
+	if e != nil {
+		r.Cause, r.Message, r.ExitCode, r.Logs = e.Cause, e.Message, e.Exit, e.Logs
+	}
+	i.leave(r)
+}
+
+// draft is a report of the state and phase as they are. It is called with the lock.
+func (i *instance) draft() instances.Report {
 	i.rec.Sequence++
 	o := i.rec.Order
 	r := instances.Report{
 		InstanceID: o.InstanceID, Account: o.Account, FunctionID: o.FunctionID, VersionID: o.VersionID, DeploymentID: o.DeploymentID,
 		GPUSpecificationID: o.GPUSpecificationID, Cluster: i.agent.cfg.Cluster, Node: i.agent.cfg.Node,
-		State: state, Phase: phase, Devices: o.Devices, Sequence: i.rec.Sequence, At: time.Now().UTC(),
+		State: i.rec.State, Phase: i.rec.Phase, Devices: o.Devices, Sequence: i.rec.Sequence, At: time.Now().UTC(),
 	}
 	if i.rec.Handle != nil {
 		r.Driver = i.rec.Handle.Driver
 	}
-	if e != nil {
-		r.Cause, r.Message, r.ExitCode, r.Logs = e.Cause, e.Message, e.Exit, e.Logs
-	}
+	return r
+}
+
+// leave hands a report over for publishing, in its turn. It is called with the lock.
+func (i *instance) leave(r instances.Report) {
 	i.rec.Unsent = append(i.rec.Unsent, r)
 	if n := len(i.rec.Unsent); n > maxUnsent {
 		i.rec.Unsent = i.rec.Unsent[n-maxUnsent:]
@@ -181,7 +192,7 @@ func (p *reporter) publish(ctx context.Context, r instances.Report) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	cfg := p.agent.cfg
-	return bus.Announce(ctx, p.agent.conn, "agent", fmt.Sprintf("%s:%d", r.InstanceID, r.Sequence), instances.ReportEvents[r.State], bus.Fact{
+	return bus.Announce(ctx, p.agent.conn, "agent", fmt.Sprintf("%s:%d", r.InstanceID, r.Sequence), r.Event(), bus.Fact{
 		Account: r.Account, Entity: r.InstanceID, Actor: event.Actor{Type: "agent", ID: cfg.Node},
 		Refs: event.Refs{FunctionID: r.FunctionID, VersionID: r.VersionID, DeploymentID: r.DeploymentID, InstanceID: r.InstanceID, NodeID: cfg.Node},
 	}, r)

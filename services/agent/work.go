@@ -66,9 +66,15 @@ type member struct {
 	target   string
 	slots    int
 
-	// Guarded by pool.mu.
-	busy   int
-	paused bool
+	// Guarded by pool.mu. Of the busy slots, those that are working carry a request; the others are kept for one that the
+	// queue may have.
+	busy    int
+	working int
+	paused  bool
+	// restsFrom is when the last request was over. Once its rest was told, the next one sends to roused.
+	restsFrom time.Time
+	restTold  bool
+	roused    chan struct{}
 	// finishing instances take what is queued and nothing new.
 	finishing bool
 	empty     chan struct{} // closed when busy falls to 0 while somebody waits for that
@@ -87,7 +93,8 @@ func (w *workers) join(i *instance) *member {
 	}
 	m := &member{
 		pool: p, instance: i, slots: max(i.rec.Order.MaxConcurrency, 1),
-		target: "127.0.0.1:" + strconv.Itoa(i.rec.Function.Port),
+		target:    "127.0.0.1:" + strconv.Itoa(i.rec.Function.Port),
+		restsFrom: time.Now(), roused: make(chan struct{}, 1),
 	}
 	p.mu.Lock()
 	p.members = append(p.members, m)
@@ -213,17 +220,23 @@ func (p *pool) acquire(queued bool) *member {
 	}
 	if best != nil {
 		best.busy++
+		if !queued {
+			best.begin()
+		}
 		p.workers.serving.Add(1)
 	}
 	return best
 }
 
 // free gives a slot back that was not used, or not any more.
-func (p *pool) free(m *member) {
+func (p *pool) free(m *member, used bool) {
 	defer p.workers.serving.Done()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m.busy--
+	if used {
+		m.rest()
+	}
 	if m.busy == 0 && m.empty != nil {
 		close(m.empty)
 		m.empty = nil
@@ -232,7 +245,7 @@ func (p *pool) free(m *member) {
 
 // release gives a slot back to whoever waits for one.
 func (p *pool) release(m *member) {
-	p.free(m)
+	p.free(m, true)
 	if p.queued.Load() {
 		p.look()
 	}
@@ -294,7 +307,7 @@ func (p *pool) takeQueued(ctx context.Context, batch int) error {
 			p.start(reserved[n], entry)
 		}
 		for _, m := range reserved[len(work):] {
-			p.free(m)
+			p.free(m, false)
 		}
 		switch {
 		case errors.Is(err, bus.ErrNoQueue):
@@ -326,6 +339,9 @@ func (p *pool) take(ctx context.Context, n int) ([]bus.Work, error) {
 // start carries out one queued entry. Its client must still want it; then the entry is taken off the queue before the
 // container is called, so that it is started once at most (invocation §4.5).
 func (p *pool) start(m *member, entry bus.Work) {
+	p.mu.Lock()
+	m.begin()
+	p.mu.Unlock()
 	go func() {
 		defer p.release(m)
 		call, err := p.workers.relay.Receive(entry.Offer)

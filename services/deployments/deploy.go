@@ -121,7 +121,7 @@ func (u *Deployments) occupy(ctx context.Context, req contract.CreateRequest, d 
 				return err
 			}
 			for _, s := range d.Specs {
-				if err := scaled(ctx, t, u.journal, d, s, 0, "user"); err != nil {
+				if err := scaled(ctx, t, u.journal, d, moved{s, 0}, becauseUser); err != nil {
 					return err
 				}
 			}

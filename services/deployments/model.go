@@ -56,6 +56,8 @@ type specification struct {
 	// raising the minimum of a healthy version does not make it look ill while the new instances start (§11.7).
 	Proven      int
 	RaisedUntil time.Time
+	// AskedAt is when work last asked for more instances than the minimum.
+	AskedAt time.Time
 	// Ran is set once an instance has been ready.
 	Ran bool
 	// GPUs that one instance has.
@@ -93,6 +95,10 @@ type instance struct {
 	StopAt    *time.Time
 	// Rolling is set while another instance is to take the place of this one.
 	Rolling bool
+	// IdleSince is when the last request was over, once the node has told that there was none for a while.
+	IdleSince *time.Time
+	// StopIfIdle marks an order to end that the node carries out only while there is no request.
+	StopIfIdle bool
 }
 
 func (i *instance) live() bool { return i.State.Live() }

@@ -10,6 +10,7 @@ package deployments
 
 import (
 	"embed"
+	"math"
 	"time"
 
 	"go.uber.org/fx"
@@ -36,6 +37,9 @@ type Config struct {
 	// ErrorKept is how long a deployment in ERROR stays before it is removed and its version is INACTIVE again. Zero
 	// means seven days.
 	ErrorKept time.Duration `env:"SIROCCO_ERROR_KEPT" envDefault:"168h"`
+	// IdleAfter is how long an instance beyond the minimum may have no request before it ends; with a minimum of 0 the last
+	// one ends, too, and the next request starts one again. It counts in whole seconds. Zero keeps such instances.
+	IdleAfter time.Duration `env:"SIROCCO_IDLE_AFTER" envDefault:"5m"`
 }
 
 const (
@@ -51,6 +55,9 @@ func (c Config) errorKept() time.Duration {
 	}
 	return errorKept
 }
+
+// idleSeconds is after how long without a request an instance is heard of.
+func (c Config) idleSeconds() int { return int(math.Ceil(c.IdleAfter.Seconds())) }
 
 // startTimeout of an instance.
 func (c Config) startTimeout(simulated bool) time.Duration {
@@ -88,6 +95,7 @@ func NewService(p app.Platform, cfg Config) *app.Service {
 	bus.Serve(s.Server, contract.List, deployments.List)
 	bus.Serve(s.Server, contract.Instances, deployments.Instances)
 	bus.Serve(s.Server, contract.Wake, deployments.Wake)
+	bus.Serve(s.Server, contract.Scale, deployments.Scale)
 
 	bus.Serve(s.Server, contract.GetUsage, deployments.Usage)
 	bus.Serve(s.Server, contract.GetLiveUsage, deployments.LiveUsage)

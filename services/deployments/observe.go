@@ -88,10 +88,30 @@ func (o *Observer) apply(ctx context.Context, t tx, d *deployment, i *instance, 
 			}
 		}
 	}
+	if rep.Activity == instances.Kept && i.StopIfIdle {
+		if err := o.kept(ctx, t, d, i); err != nil {
+			return err
+		}
+	}
 	if err := o.store.putInstance(ctx, t, i); err != nil {
 		return err
 	}
 	return o.store.poke(ctx, t, d.ID)
+}
+
+// kept takes an order to end back that came too late: the instance has a request, and is wanted again.
+func (o *Observer) kept(ctx context.Context, t tx, d *deployment, i *instance) error {
+	i.StopCause, i.StopDrain, i.StopAt, i.StopIfIdle = "", 0, nil, false
+	s := d.spec(i.SpecID)
+	if d.Teardown != standing || !d.Status.Busy() || s == nil {
+		return nil
+	}
+	was := s.Wanted
+	s.Wanted, s.AskedAt = min(was+1, s.maximum()), o.clock.Now()
+	if err := o.store.put(ctx, t, d); err != nil {
+		return err
+	}
+	return scaled(ctx, t, o.journal, d, moved{s, was}, becauseKept)
 }
 
 // observe takes a report over.
@@ -102,6 +122,13 @@ func (i *instance) observe(rep instances.Report, now time.Time) {
 	i.State, i.Phase, i.Sequence, i.UpdatedAt = rep.State, rep.Phase, max(rep.Sequence, i.Sequence), now
 	if rep.Cause != "" {
 		i.Cause = rep.Cause
+	}
+	switch {
+	case rep.Activity == instances.Idle:
+		since := now.Add(-time.Duration(rep.IdleSeconds) * time.Second) // by our clock, not by the node's
+		i.IdleSince = &since
+	case rep.Activity != "" || rep.State != instances.Running:
+		i.IdleSince = nil
 	}
 	verdict := i.StopCause != "" && fault(i.StopCause) && i.Message != ""
 	switch {

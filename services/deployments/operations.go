@@ -36,7 +36,7 @@ func (u *Deployments) RollOver(ctx context.Context, req contract.RolloverRequest
 		return none, err
 	}
 	out := contract.RolloverResponse{ICMSRequestIDs: []string{}}
-	return out, u.change(ctx, found.ID, func(t tx, d *deployment) (bool, error) {
+	err = u.change(ctx, found.ID, func(t tx, d *deployment) (bool, error) {
 		counts, err := rolloverCounts(d, req.Specifications)
 		if err != nil {
 			return false, err
@@ -58,6 +58,7 @@ func (u *Deployments) RollOver(ctx context.Context, req contract.RolloverRequest
 		}
 		return len(out.ICMSRequestIDs) > 0, nil
 	})
+	return out, err
 }
 
 // rolloverCounts says how many instances of each specification are replaced.

@@ -32,6 +32,8 @@ type stop struct {
 	instance *instance
 	cause    instances.Cause
 	drain    int
+	// ifIdle has the instance go on when it has a request.
+	ifIdle bool
 	// message is set when the order is a verdict on the instance.
 	message string
 }
@@ -122,10 +124,18 @@ func (p *plan) fit(s *specification, useful []*instance, nodes nodeView) (missin
 	}
 	if missing < 0 {
 		for _, i := range victims(useful, nodes)[:-missing] {
-			p.stops = append(p.stops, stop{instance: i, cause: instances.ByUser, drain: drainScaleDown})
+			p.stops = append(p.stops, surplus(i))
 		}
 	}
 	return missing
+}
+
+// surplus ends an instance that is one too many. One that idles goes only if it still does, and finishes what slips in.
+func surplus(i *instance) stop {
+	if i.IdleSince != nil {
+		return stop{instance: i, cause: instances.ByUser, drain: drainGraceful, ifIdle: true}
+	}
+	return stop{instance: i, cause: instances.ByUser, drain: drainScaleDown}
 }
 
 // verdicts are what a plan has judged so far: instances that end with their node, and those that are given up.
@@ -167,12 +177,16 @@ func (p *plan) repeatStop(i *instance, now time.Time) {
 	if i.StopCause == "" || i.StopAt == nil {
 		return
 	}
+	s := stop{instance: i, cause: i.StopCause}
 	again := i.StopAt.Add(time.Duration(i.StopDrain)*time.Second + stopGrace)
+	if i.StopIfIdle && i.State != instances.ShuttingDown { // not answered yet
+		again, s = i.StopAt.Add(stopGrace), surplus(i)
+	}
 	if now.Before(again) {
 		p.later(again)
 		return
 	}
-	p.stops = append(p.stops, stop{instance: i, cause: i.StopCause})
+	p.stops = append(p.stops, s)
 }
 
 // byPreference orders specifications by preferredOrder, and those alike as they were sent.

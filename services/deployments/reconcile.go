@@ -123,7 +123,7 @@ func (r *Reconciler) watch(ctx context.Context, stirred chan<- bool) (stop func(
 		if env.Type == clusters.NodeMoved.Type() {
 			r.todo.add("")
 		}
-	})
+	}, func() { r.todo.add("") })
 	if err != nil {
 		stopNodes()
 		return nil, err

@@ -52,7 +52,14 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 		state: func(n placement.Node) clusters.NodeState { return f.byName[n].State },
 	}
 	before := d.state()
+	idle, again := settleIdle(d, r.cfg.IdleAfter, now)
+	for _, m := range idle {
+		if err := scaled(ctx, t, r.journal, d, m, becauseIdle(r.cfg.IdleAfter)); err != nil {
+			return again, err
+		}
+	}
 	p := makePlan(d, view, now)
+	p.later(again)
 	for _, i := range p.lost {
 		if err := r.giveUp(ctx, t, d, i, now); err != nil {
 			return p.again, err
@@ -70,7 +77,7 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 		p.later(now)
 	}
 	for _, m := range overflow(d) {
-		if err := scaled(ctx, t, r.journal, d, m.spec, m.was, "capacity"); err != nil {
+		if err := scaled(ctx, t, r.journal, d, m, becauseCapacity); err != nil {
 			return p.again, err
 		}
 		p.later(now)

@@ -88,7 +88,7 @@ func (r *Reconciler) place(ctx context.Context, t tx, d *deployment, s *specific
 		CommandID: "launch-" + i.ID, InstanceID: i.ID, Account: d.Account, FunctionID: d.FunctionID, VersionID: d.VersionID,
 		DeploymentID: d.ID, GPUSpecificationID: s.ID, GPU: i.GPU, InstanceType: i.Type, Devices: i.Devices,
 		CPUMilli: place.Type.CPUMilli, MemoryMiB: place.Type.MemoryMiB, MaxConcurrency: s.concurrency(),
-		Configuration: s.Configuration, Deadline: i.Deadline,
+		Configuration: s.Configuration, IdleSeconds: r.cfg.idleSeconds(), Deadline: i.Deadline,
 	}
 	err = bus.Record(ctx, t, r.journal, contract.InstancePlaced, d.instanceFact(i.ID), contract.Placed{
 		Order: order, Cluster: i.Cluster, Node: i.Node, Rejected: rejected,

@@ -28,7 +28,7 @@ func (r *Reconciler) stop(ctx context.Context, t tx, d *deployment, s stop, now 
 // orderStop notes that an instance is to end, and orders it.
 func orderStop(ctx context.Context, t tx, st *store, j *bus.Journal, d *deployment, s stop, now time.Time) error {
 	i := s.instance
-	i.StopCause, i.StopDrain, i.StopAt = s.cause, s.drain, &now
+	i.StopCause, i.StopDrain, i.StopAt, i.StopIfIdle = s.cause, s.drain, &now, s.ifIdle
 	if s.message != "" {
 		i.Message, i.UpdatedAt = s.message, now
 	}
@@ -37,7 +37,7 @@ func orderStop(ctx context.Context, t tx, st *store, j *bus.Journal, d *deployme
 	}
 	return orderEnd(ctx, t, j, i.Cluster, i.Node, instances.TerminateOrder{
 		InstanceID: i.ID, Account: d.Account, VersionID: d.VersionID, Cause: s.cause, DrainSeconds: s.drain,
-		FinishQueue: d.Teardown == graceful && s.drain > 0,
+		FinishQueue: d.Teardown == graceful && s.drain > 0, IfIdle: s.ifIdle,
 	})
 }
 

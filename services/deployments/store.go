@@ -84,14 +84,14 @@ func (s *store) list(ctx context.Context, q querier, where string, args ...any) 
 }
 
 func (s *store) loadSpecs(ctx context.Context, q querier, ids []string, byID map[string]*deployment) error {
-	rows, err := q.Query(ctx, `SELECT deployment_id::text, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code, gpus
+	rows, err := q.Query(ctx, `SELECT deployment_id::text, position, body, wanted, proven, raised_until, ran, unplaced, unplaced_code, gpus, asked_at
 		FROM deployments.specifications WHERE deployment_id = ANY($1::uuid[]) ORDER BY deployment_id, position`, ids)
 	if err != nil {
 		return fmt.Errorf("load specifications: %w", err)
 	}
 	owned, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o ownedSpec, err error) {
 		var body []byte
-		err = row.Scan(&o.owner, &o.Position, &body, &o.Wanted, &o.Proven, &o.RaisedUntil, &o.Ran, &o.Unplaced, &o.UnplacedCode, &o.GPUs)
+		err = row.Scan(&o.owner, &o.Position, &body, &o.Wanted, &o.Proven, &o.RaisedUntil, &o.Ran, &o.Unplaced, &o.UnplacedCode, &o.GPUs, &o.AskedAt)
 		if err == nil {
 			err = json.Unmarshal(body, &o.Specification)
 		}
@@ -115,7 +115,7 @@ type ownedSpec struct {
 }
 
 const instanceColumns = `id::text, deployment_id::text, specification_id::text, cluster, node, region, gpu, instance_type, devices,
-	state, phase, cause, message, logs, sequence, created_at, updated_at, state_at, deadline, ready_at, ended_at, stop_cause, stop_drain, stop_at, rolling`
+	state, phase, cause, message, logs, sequence, created_at, updated_at, state_at, deadline, ready_at, ended_at, stop_cause, stop_drain, stop_at, rolling, idle_since, stop_if_idle`
 
 func (s *store) loadInstances(ctx context.Context, q querier, ids []string, byID map[string]*deployment) error {
 	rows, err := q.Query(ctx, `SELECT `+instanceColumns+` FROM deployments.instances
@@ -214,8 +214,8 @@ func (s *store) put(ctx context.Context, t tx, d *deployment) error {
 			return fmt.Errorf("encode specification: %w", err)
 		}
 		_, err = t.Exec(ctx, `UPDATE deployments.specifications
-			SET body = $2, wanted = $3, proven = $4, raised_until = $5, ran = $6, unplaced = $7, unplaced_code = $8 WHERE id = $1`,
-			spec.ID, body, spec.Wanted, spec.Proven, spec.RaisedUntil, spec.Ran, spec.Unplaced, spec.UnplacedCode)
+			SET body = $2, wanted = $3, proven = $4, raised_until = $5, ran = $6, unplaced = $7, unplaced_code = $8, asked_at = $9 WHERE id = $1`,
+			spec.ID, body, spec.Wanted, spec.Proven, spec.RaisedUntil, spec.Ran, spec.Unplaced, spec.UnplacedCode, spec.AskedAt)
 		if err != nil {
 			return fmt.Errorf("store specification: %w", err)
 		}
@@ -256,8 +256,10 @@ func (s *store) insertInstance(ctx context.Context, t tx, i *instance) error {
 // putInstance stores what changes in an instance; one that has ended gives its devices back.
 func (s *store) putInstance(ctx context.Context, t tx, i *instance) error {
 	_, err := t.Exec(ctx, `UPDATE deployments.instances SET state = $2, phase = $3, cause = $4, message = $5, logs = $6, sequence = $7,
-			updated_at = $8, state_at = $9, ready_at = $10, ended_at = $11, stop_cause = $12, stop_drain = $13, stop_at = $14, rolling = $15 WHERE id = $1`,
-		i.ID, i.State, i.Phase, i.Cause, i.Message, i.Logs, i.Sequence, i.UpdatedAt, i.StateAt, i.ReadyAt, i.EndedAt, i.StopCause, i.StopDrain, i.StopAt, i.Rolling)
+			updated_at = $8, state_at = $9, ready_at = $10, ended_at = $11, stop_cause = $12, stop_drain = $13, stop_at = $14, rolling = $15,
+			idle_since = $16, stop_if_idle = $17 WHERE id = $1`,
+		i.ID, i.State, i.Phase, i.Cause, i.Message, i.Logs, i.Sequence, i.UpdatedAt, i.StateAt, i.ReadyAt, i.EndedAt, i.StopCause, i.StopDrain, i.StopAt, i.Rolling,
+		i.IdleSince, i.StopIfIdle)
 	if err != nil {
 		return fmt.Errorf("store instance: %w", err)
 	}

@@ -8,12 +8,6 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 )
 
-// moved is a specification whose wanted count is another one than before.
-type moved struct {
-	spec *specification
-	was  int
-}
-
 // overflow moves what a specification wants beyond its minimum, and finds no place for, to the next ones in the order of
 // preference. It never moves back to a better one, so that two full ones do not play ball.
 func overflow(d *deployment) []moved {
@@ -63,8 +57,8 @@ func rollingBlocked(d *deployment) bool {
 	})
 }
 
-// victims orders instances, the first to go first: ailing, starting, on a node that is not ready, and then the youngest
-// (clusters-agents §4.6).
+// victims orders instances, the first to go first: ailing, starting, on a node that is not ready, idle for the longest time,
+// and then the youngest (clusters-agents §4.6).
 func victims(all []*instance, nodes nodeView) []*instance {
 	rank := func(i *instance) int {
 		switch {
@@ -74,12 +68,20 @@ func victims(all []*instance, nodes nodeView) []*instance {
 			return 1
 		case nodes.state(i.place()) != clusters.NodeReady:
 			return 2
+		case i.IdleSince != nil:
+			return 3
 		}
-		return 3
+		return 4
+	}
+	rested := func(a, b *instance) int {
+		if a.IdleSince == nil || b.IdleSince == nil {
+			return 0
+		}
+		return a.IdleSince.Compare(*b.IdleSince)
 	}
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b *instance) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), rested(a, b), b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	return sorted
 }

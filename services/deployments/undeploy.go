@@ -115,7 +115,7 @@ func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deplo
 		return err
 	}
 	for n, spec := range d.Specs {
-		if err := scaled(ctx, t, j, d, spec, was[n], "drain"); err != nil {
+		if err := scaled(ctx, t, j, d, moved{spec, was[n]}, becauseDrain); err != nil {
 			return err
 		}
 	}

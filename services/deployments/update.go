@@ -210,7 +210,7 @@ func (u *Deployments) bounds(ctx context.Context, t tx, d *deployment, s *specif
 	s.Wanted = min(max(s.Wanted, low), high)
 	s.Proven = min(s.Proven, low)
 	s.MinInstances, s.MaxInstances = &low, &high
-	return true, scaled(ctx, t, u.journal, d, s, was, "user")
+	return true, scaled(ctx, t, u.journal, d, moved{s, was}, becauseUser)
 }
 
 // change runs fn on a busy deployment under its lock, and stores, tells and wakes when fn changed something.

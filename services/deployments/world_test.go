@@ -299,7 +299,7 @@ func (w *world) report(l launched, state instances.State, change ...func(*instan
 
 // say publishes a report as it is.
 func (w *world) say(r instances.Report) {
-	err := bus.Announce(context.Background(), w.conn, "agent", fmt.Sprintf("%s:%d:%s", r.InstanceID, r.Sequence, uuid.NewString()), instances.ReportEvents[r.State],
+	err := bus.Announce(context.Background(), w.conn, "agent", fmt.Sprintf("%s:%d:%s", r.InstanceID, r.Sequence, uuid.NewString()), r.Event(),
 		bus.Fact{Account: r.Account, Entity: r.InstanceID, Refs: event.Refs{InstanceID: r.InstanceID}}, r)
 	if err != nil {
 		w.t.Errorf("report: %v", err)

@@ -66,7 +66,7 @@ func summaries() map[string]sayer {
 	says(m, deployments.DrainStarted, deployment)
 	says(m, deployments.Removed, deployment)
 	says(m, deployments.ScaleChanged, func(d deployments.ScaleDecided) string {
-		return fmt.Sprintf("%d -> %d instances%s", d.From, d.To, because(d.Cause))
+		return fmt.Sprintf("%d -> %d instances%s", d.From, d.To, because(orDefault(d.Reason, d.Cause)))
 	})
 	says(m, deployments.InstancePlaced, func(p deployments.Placed) string {
 		return fmt.Sprintf("on %s/%s with %s", p.Cluster, p.Node, count(len(p.Order.Devices), "device")) + rejected(p.Rejected)
@@ -78,6 +78,9 @@ func summaries() map[string]sayer {
 			words := string(r.State)
 			if r.Phase != "" {
 				words += " " + string(r.Phase)
+			}
+			if r.Activity != "" {
+				words += " " + string(r.Activity)
 			}
 			if r.Cause != "" {
 				words += " " + string(r.Cause)
