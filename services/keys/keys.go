@@ -348,11 +348,7 @@ func (k *Keys) Resolve(ctx context.Context, req contract.ResolveRequest) (contra
 	case r == nil:
 		return contract.ResolveResponse{AsOf: now, Reason: access.ReasonUnknownKey}, nil
 	case !r.usable(now):
-		reason := access.ReasonSuspended
-		if r.status(now) == contract.Expired {
-			reason = access.ReasonExpired
-		}
-		return contract.ResolveResponse{AsOf: now, Reason: reason, Credential: access.Credential{
+		return contract.ResolveResponse{AsOf: now, Reason: r.unusable(now), Credential: access.Credential{
 			Kind: access.Key, Account: r.account, ID: r.id, Subject: r.ownerID, Version: r.version,
 		}}, nil
 	}

@@ -52,12 +52,14 @@ type record struct {
 	id, hash, tail, account string
 	ownerID, serviceID      string
 	suspended               bool
-	description             string
-	audiences               []string
-	authorizations          authorizations
-	version                 int64
-	createdAt, updatedAt    time.Time
-	expiresAt, deletesAt    time.Time
+	// ownerSuspended is known only of a key that is looked up by its hash; an account that is gone counts as a suspended owner.
+	ownerSuspended       bool
+	description          string
+	audiences            []string
+	authorizations       authorizations
+	version              int64
+	createdAt, updatedAt time.Time
+	expiresAt, deletesAt time.Time
 	// authorizedAt is when the authorizations were last written.
 	authorizedAt time.Time
 	notBefore    *time.Time
@@ -90,8 +92,19 @@ func (r *record) status(now time.Time) contract.Status {
 }
 
 // usable tells whether the key may be used at a moment.
-func (r *record) usable(now time.Time) bool {
-	return r.status(now) == contract.Active && (r.notBefore == nil || !now.Before(*r.notBefore))
+func (r *record) usable(now time.Time) bool { return r.unusable(now) == access.ReasonOK }
+
+// unusable says why the key may not be used at a moment.
+func (r *record) unusable(now time.Time) access.Reason {
+	switch {
+	case r.suspended:
+		return access.ReasonSuspended
+	case r.ownerSuspended:
+		return access.ReasonOwnerSuspended
+	case !now.Before(r.expiresAt), r.notBefore != nil && now.Before(*r.notBefore): // its time is over, or has not come
+		return access.ReasonExpired
+	}
+	return access.ReasonOK
 }
 
 // policies are what the key grants. A hosted key grants only what registrations of clusters need, whatever it asked for.
@@ -329,22 +342,16 @@ func (s *Store) key(ctx context.Context, t target) (*record, error) {
 	return one(rows, scanUsed, "read key")
 }
 
-// byHash is the key with a hash, nil when there is none; a key whose owner is suspended or whose account is gone counts
-// as suspended.
+// byHash is the key with a hash, nil when there is none. It knows whether the owner is suspended.
 func (s *Store) byHash(ctx context.Context, hash string) (*record, error) {
 	rows, err := s.pool.Query(ctx, `SELECT `+columns+`, o.status = 'SUSPENDED' OR a.id IS NULL FROM keys.keys k
 		JOIN keys.owners o USING (owner_type, owner_id) LEFT JOIN keys.accounts a ON a.id = k.account WHERE k.hash = $1`, hash)
 	if err != nil {
 		return nil, fmt.Errorf("look up key: %w", err)
 	}
-	var dead bool
-	r, err := one(rows, func(row pgx.CollectableRow) (record, error) {
-		return scanMore(row, func(*record) []any { return []any{&dead} })
+	return one(rows, func(row pgx.CollectableRow) (record, error) {
+		return scanMore(row, func(r *record) []any { return []any{&r.ownerSuspended} })
 	}, "look up key")
-	if r != nil {
-		r.suspended = r.suspended || dead
-	}
-	return r, err
 }
 
 // remove deletes a key and records its event in one transaction; nil when there is no such key. The event is what the
