@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -37,6 +38,10 @@ type Conn struct {
 	log      *zap.Logger
 	name     string
 	replicas int
+
+	mu sync.Mutex
+	// declared are the streams that owners have asked for; see Declare.
+	declared map[string][]string
 }
 
 const (
@@ -85,7 +90,7 @@ func Connect(cfg Config) (*Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	return &Conn{nc: nc, js: js, log: log, name: cfg.Name, replicas: max(cfg.Replicas, 1)}, nil
+	return &Conn{nc: nc, js: js, log: log, name: cfg.Name, replicas: max(cfg.Replicas, 1), declared: map[string][]string{}}, nil
 }
 
 // NATS is the raw connection, for package relay only.

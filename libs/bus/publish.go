@@ -35,6 +35,9 @@ func (c *Conn) PublishBatch(ctx context.Context, batch []store.Message) (int, er
 			break
 		}
 	}
+	if errors.Is(failed, jetstream.ErrNoStreamResponse) && c.Check(ctx) == nil {
+		failed = errors.Join(failed, c.restore(ctx)) // the next try finds the streams
+	}
 	n := 0
 	for n < len(batch) && stored[n] {
 		n++

@@ -149,7 +149,11 @@ func (c *Conn) pull(ctx context.Context, cons jetstream.Consumer, open func(cont
 		pause(ctx, wait)
 		wait = min(2*wait, retryLongest)
 		openCtx, cancel := context.WithTimeout(ctx, fetchExpiry)
-		if again, err := open(openCtx); err == nil {
+		again, err := open(openCtx)
+		if errors.Is(err, jetstream.ErrStreamNotFound) && c.restore(openCtx) == nil {
+			again, err = open(openCtx)
+		}
+		if err == nil {
 			cons = again
 		}
 		cancel()

@@ -61,3 +61,9 @@ func (a *accounts) forget(id string) {
 	defer a.mu.Unlock()
 	delete(a.known, id)
 }
+
+func (a *accounts) forgetAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.known)
+}

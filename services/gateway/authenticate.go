@@ -331,12 +331,21 @@ func authorizationFailed() *problem.Problem {
 
 // watch follows what ends or changes credentials.
 func (a *authenticator) watch(ctx context.Context) (func(), error) {
-	stop, err := a.conn.Watch(ctx, event.Keys, a.hear)
+	stop, err := a.conn.Watch(ctx, event.Keys, a.hear, a.missed)
 	if err == nil { // what was learned before the watch may have changed unseen
 		a.abandon(true)
 		a.cache.clear()
 	}
 	return stop, err
+}
+
+// missed is called when events may have been lost: what is known of credentials is learned again.
+func (a *authenticator) missed() {
+	a.tokens.revoked.doubt()
+	a.tokens.forgetClients()
+	a.accounts.forgetAll()
+	a.abandon(true)
+	a.cache.clear()
 }
 
 // hear applies one event of the keys domain.

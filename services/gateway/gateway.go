@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
@@ -244,9 +245,15 @@ func (g *Gateway) follow(ctx context.Context) {
 	}
 }
 
-// learnRevocations reads the whole set of revoked tokens.
+// learnRevocations reads the whole set of revoked tokens, and forgets those that it took for good until now.
 func (g *Gateway) learnRevocations(ctx context.Context) error {
-	return g.auth.tokens.revoked.load(ctx, g.conn, g.clock.Now())
+	revoked := g.auth.tokens.revoked
+	if err := revoked.load(ctx, g.conn, g.clock.Now()); err != nil {
+		return err
+	}
+	g.auth.abandon(true)
+	g.auth.cache.drop(scope{about: func(k *access.Credential) bool { return k.Kind == access.JWT && revoked.covers(k) != nil }})
+	return nil
 }
 
 // How often the bus is asked for a sign of life, and how long the answer may take.
@@ -256,7 +263,7 @@ const (
 )
 
 // listenToBus asks the bus for a sign of life, without which nothing is decided after a minute, and reads the revoked
-// tokens again after every silence. It also sweeps the cache.
+// tokens again after every silence and whenever events may have been lost. It also sweeps the cache.
 func (g *Gateway) listenToBus(ctx context.Context) {
 	tick := g.clock.NewTicker(heartbeat)
 	defer tick.Stop()
@@ -265,6 +272,9 @@ func (g *Gateway) listenToBus(ctx context.Context) {
 		at := g.clock.Now()
 		asking, cancel := context.WithTimeout(ctx, heartbeatLate)
 		err := g.conn.Check(asking)
+		if g.auth.tokens.revoked.doubtful() {
+			silent = true
+		}
 		if err == nil && silent {
 			err = g.learnRevocations(asking)
 		}

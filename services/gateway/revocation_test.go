@@ -227,8 +227,13 @@ func TestSigningKeysRotateUnderLoadWithoutARefusal(t *testing.T) {
 	}
 	s.publish(jwk, s.jwk())
 	announced(t, s, keys.KeysRotated, keys.JWKS{Keys: []keys.JWK{jwk, s.jwk()}})
+	// A successor is published before it signs anything.
+	require.Eventually(t, func() bool {
+		public, _ := s.gw.auth.tokens.known("next", time.Now())
+		return public != nil
+	}, patient, tick)
 	for range 50 {
-		require.Equal(t, 200, list(t, s, auth(signed())).StatusCode, "the new key verifies at once")
+		require.Equal(t, 200, list(t, s, auth(signed())).StatusCode)
 	}
 	close(stop)
 	load.Wait()
@@ -289,9 +294,9 @@ func TestThreeGatewaysForgetARevokedKey(t *testing.T) {
 	slices.Sort(lags)
 	p99 := lags[len(lags)*99/100]
 	t.Logf("a revoked key was let through for %s at most, p99 %s, p50 %s", lags[len(lags)-1], p99, lags[len(lags)/2])
-	require.Less(t, p99, 5*time.Second)
+	require.Less(t, p99, 10*time.Second, "an event ended it")
 	for _, g := range gateways {
-		require.GreaterOrEqual(t, measured(t, g, "key_revocation_lag_seconds"), float64(rounds), "the lag is measured")
+		require.Eventually(t, func() bool { return measured(t, g, "key_revocation_lag_seconds") >= rounds }, patient, tick, "the lag is measured")
 	}
 }
 
@@ -375,4 +380,28 @@ func TestEventsThatAreNoneHarmNothing(t *testing.T) {
 func envelope(data string) (e event.Envelope) {
 	e.Data = json.RawMessage(data)
 	return e
+}
+
+func TestAfterALostStreamEverythingIsLearnedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	bearer, _ := s.key([]string{access.ListFunctions}, allFunctions)
+	token := s.token(t, nil)
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	require.NoError(t, err)
+	jti, ok := parsed.Claims.(jwt.MapClaims)["jti"].(string)
+	require.True(t, ok)
+	require.Equal(t, 200, list(t, s, auth(bearer)).StatusCode)
+	require.Equal(t, 200, list(t, s, auth(token)).StatusCode)
+
+	// Both end, and the events that say so are lost together with their stream.
+	s.unregister(bearer)
+	s.mu.Lock()
+	s.revoked = append(s.revoked, keys.TokenRevocation{JTI: jti, ExpiresAt: time.Now().Add(time.Hour)})
+	s.mu.Unlock()
+	require.Equal(t, 200, list(t, s, auth(bearer)).StatusCode, "nobody has said anything yet")
+	_, err = s.conn.NATS().Request("$JS.API.STREAM.DELETE."+event.StreamOf(event.Keys), nil, patient)
+	require.NoError(t, err)
+	becomes(t, s, bearer, 403)
+	becomes(t, s, token, 401)
 }

@@ -17,8 +17,10 @@ import (
 type revocations struct {
 	mu     sync.RWMutex
 	loaded bool
-	tokens map[string]time.Time // jti → when it may be forgotten
-	keys   map[string]time.Time // signing key
+	// doubted is set when events may have been lost, so that the set is to be read again.
+	doubted bool
+	tokens  map[string]time.Time // jti → when it may be forgotten
+	keys    map[string]time.Time // signing key
 	// subjects are users and applications whose earlier tokens are refused.
 	subjects map[string]keys.TokenRevocation
 }
@@ -40,6 +42,21 @@ func (r *revocations) load(ctx context.Context, conn *bus.Conn, now time.Time) e
 	defer r.mu.Unlock()
 	r.loaded = true
 	return nil
+}
+
+func (r *revocations) doubt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doubted = true
+}
+
+// doubtful reports whether the set is to be read again, once for every doubt.
+func (r *revocations) doubtful() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	doubted := r.doubted
+	r.doubted = false
+	return doubted
 }
 
 func (r *revocations) add(now time.Time, one keys.TokenRevocation) {

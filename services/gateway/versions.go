@@ -127,13 +127,17 @@ func (v *versions) resolve(ctx context.Context, account, functionID string) (fun
 
 // watch forgets a function on any event about it.
 func (v *versions) watch(ctx context.Context) (func(), error) {
-	stop, err := v.conn.Watch(ctx, event.Functions, func(env event.Envelope) { v.forget(env.FunctionID) })
+	stop, err := v.conn.Watch(ctx, event.Functions, func(env event.Envelope) { v.forget(env.FunctionID) }, v.forgetAll)
 	if err == nil { // what was learned before the watch may have changed unseen
-		v.mu.Lock()
-		clear(v.known)
-		v.mu.Unlock()
+		v.forgetAll()
 	}
 	return stop, err
+}
+
+func (v *versions) forgetAll() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.known)
 }
 
 func (v *versions) forget(functionID string) {

@@ -44,7 +44,7 @@ func NewRotation(store *Store, signer *Signer, clock quartz.Clock, life time.Dur
 
 // Run rotates, and follows the rotations of other replicas, until ctx ends.
 func (r *Rotation) Run(ctx context.Context, conn *bus.Conn) error {
-	stop, err := conn.Watch(ctx, event.Keys, r.heard)
+	stop, err := conn.Watch(ctx, event.Keys, r.heard, r.look)
 	if err != nil {
 		return err
 	}
@@ -65,9 +65,13 @@ func (r *Rotation) Run(ctx context.Context, conn *bus.Conn) error {
 }
 
 func (r *Rotation) heard(e event.Envelope) {
-	if e.Type != contract.KeysRotated.Type() {
-		return
+	if e.Type == contract.KeysRotated.Type() {
+		r.look()
 	}
+}
+
+// look makes Run look at the keys now.
+func (r *Rotation) look() {
 	select {
 	case r.changed <- struct{}{}:
 	default: // it will look anyway
