@@ -48,7 +48,7 @@ func TestOrdersComeInOrderAndAreRetried(t *testing.T) {
 	t.Cleanup(node.Stop)
 	require.Equal(t, "start a", next(t, done))
 	require.Equal(t, "stop b", next(t, done), "a later order waits for an earlier one that is retried")
-	require.Eventually(t, func() bool { return len(stored(t, c, "CMD")) == 0 }, patience, tick)
+	emptied(t, c, "CMD")
 }
 
 func TestOrderThatNeverSucceedsBecomesADeadLetter(t *testing.T) {

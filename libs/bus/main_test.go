@@ -3,6 +3,8 @@ package bus_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"testing/fstest"
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 const (
 	schema = "shop"
 	// patience is for things that happen in milliseconds unless they are broken, and in seconds after an outage.
-	patience = 20 * time.Second
+	patience = time.Minute
 	tick     = 10 * time.Millisecond
 )
 
@@ -90,13 +92,25 @@ type natsOnTCP struct {
 
 func startTCP(t *testing.T) *natsOnTCP {
 	t.Helper()
-	n := &natsOnTCP{t: t, dir: t.TempDir(), port: server.RANDOM_PORT}
+	n := &natsOnTCP{t: t, dir: t.TempDir(), port: ownPort(t)}
 	n.start()
-	addr, ok := n.server.Addr().(*net.TCPAddr)
-	require.True(t, ok)
-	n.port = addr.Port
 	t.Cleanup(n.stop)
 	return n
+}
+
+// ownPort finds one that nobody takes while its server is away: it lies below those that the system gives to whoever
+// asks for any, and to connections that go out.
+func ownPort(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := 10_000 + rand.N(20_000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			require.NoError(t, l.Close())
+			return port
+		}
+	}
+	require.FailNow(t, "no free port")
+	panic("unreachable")
 }
 
 func (n *natsOnTCP) start() {
@@ -165,6 +179,15 @@ func stored(t *testing.T, c *bus.Conn, stream string) []*jetstream.RawStreamMsg 
 		msgs = append(msgs, m)
 	}
 	return msgs
+}
+
+// emptied waits until a queue has nothing left: what was taken from it is acknowledged a moment later.
+func emptied(t *testing.T, c *bus.Conn, stream string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		s, err := js(t, c).Stream(t.Context(), stream)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	}, patience, tick)
 }
 
 func storedItems(t *testing.T, c *bus.Conn, entity string) []string {

@@ -20,7 +20,8 @@ type text struct {
 	Text string `json:"text"`
 }
 
-var say = rpc.Endpoint[text, text]{Service: "shop", Resource: "text", Verb: "say"}
+// say has a time-out that nobody waits for, however busy the machine.
+var say = rpc.Endpoint[text, text]{Service: "shop", Resource: "text", Verb: "say", Timeout: 10 * patience}
 
 // serve answers e until the test ends; the caller's connection is another one, as in production.
 func serve[Req, Resp any](t *testing.T, e rpc.Endpoint[Req, Resp], h func(context.Context, Req) (Resp, error)) (caller *bus.Conn, s *bus.Server) {
@@ -48,7 +49,7 @@ func TestCallCarriesCallerTraceAndDeadline(t *testing.T) {
 	})
 	caller := access.Caller{Account: "acct", Kind: access.Key, ID: "k1", Subject: "someone", Scopes: []string{"list_functions"}}
 	ctx := bus.WithTraceParent(access.WithCaller(t.Context(), caller), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 
 	answer, err := bus.Call(ctx, c, say, text{"hello"})
@@ -58,7 +59,7 @@ func TestCallCarriesCallerTraceAndDeadline(t *testing.T) {
 	require.Equal(t, caller, s.caller)
 	require.Equal(t, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", s.trace)
 	deadline, _ := ctx.Deadline()
-	require.WithinDuration(t, deadline, s.deadline, time.Millisecond, "the handler has as long as its caller waits, and not the default")
+	require.WithinDuration(t, deadline, s.deadline, time.Millisecond, "the handler has as long as its caller waits, and not as long as the endpoint allows")
 }
 
 func TestProblemsArriveWhole(t *testing.T) {
@@ -101,17 +102,17 @@ func TestPanicFailsOneRequest(t *testing.T) {
 func TestNobodyServesIsAnsweredAtOnce(t *testing.T) {
 	t.Parallel()
 	c := connect(t, testkit.NATS(t))
-	began := time.Now()
-	_, err := bus.Call(t.Context(), c, say, text{})
-	require.True(t, problem.HasCode(err, problem.Unavailable), "%v", err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := bus.Call(ctx, c, say, text{})
+	require.True(t, problem.HasCode(err, problem.Unavailable), "not after a time-out: %v", err)
 	require.ErrorContains(t, err, "shop")
-	require.Less(t, time.Since(began), rpc.DefaultTimeout/5)
 }
 
 func TestLateAnswerIsATimeoutAndTheHandlerHearsOfIt(t *testing.T) {
 	t.Parallel()
 	slow := say
-	slow.Timeout = 100 * time.Millisecond
+	slow.Timeout = time.Second // the request must have left by then
 	gaveUp := make(chan error, 1)
 	c, _ := serve(t, slow, func(ctx context.Context, _ text) (text, error) {
 		<-ctx.Done()
@@ -197,8 +198,10 @@ func TestServiceComesBackWithTheServer(t *testing.T) {
 	require.NoError(t, err)
 
 	nats.stop()
-	require.Eventually(t, func() bool { return c.Check(t.Context()) != nil }, patience, tick)
-	require.EqualError(t, c.Check(t.Context()), "waiting for NATS")
+	require.Eventually(t, func() bool {
+		err := c.Check(t.Context())
+		return err != nil && err.Error() == "waiting for NATS"
+	}, patience, tick)
 	nats.start()
 	require.Eventually(t, func() bool { return c.Check(t.Context()) == nil }, patience, tick)
 	require.Eventually(t, func() bool {
