@@ -7,10 +7,13 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/libs/store"
@@ -50,17 +53,30 @@ func TestReplicasAndServicesMigrateAtOnce(t *testing.T) {
 	}
 }
 
+// Every start of every replica migrates, so what it asks of a database that is up to date is counted. How long that
+// takes says more about the machine.
 func TestMigratingAnExistingDatabaseIsQuick(t *testing.T) {
 	t.Parallel()
-	pool := testkit.Database(t, schema, migrations)
-	fastest := time.Hour
-	for range 5 {
-		begin := time.Now()
-		require.NoError(t, store.Migrate(t.Context(), pool, schema, migrations))
-		fastest = min(fastest, time.Since(begin))
-	}
-	require.Less(t, fastest, 100*time.Millisecond)
+	config := testkit.Database(t, schema, migrations).Config()
+	asked := &statements{}
+	config.ConnConfig.Tracer = asked
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, store.Migrate(t.Context(), pool, schema, migrations))
+	require.Positive(t, asked.n.Load())
+	require.LessOrEqual(t, asked.n.Load(), int64(10))
 }
+
+// statements counts what a database is asked.
+type statements struct{ n atomic.Int64 }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.n.Add(1)
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 func TestFailedMigrationLeavesThePreviousVersion(t *testing.T) {
 	t.Parallel()
@@ -116,7 +132,7 @@ func TestMigrateWaitsForPostgres(t *testing.T) {
 	door.open()
 	require.NoError(t, <-migrated)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the first of several attempts must begin by then
 	defer cancel()
 	nobody := open(t, "postgres://books:hunter2@127.0.0.1:1/library")
 	err := store.Migrate(ctx, nobody, schema, migrations)
@@ -129,9 +145,10 @@ func TestMigrateDoesNotWaitForWhatNeverComes(t *testing.T) {
 	address, err := url.Parse(testkit.DatabaseURL(t))
 	require.NoError(t, err)
 	address.Path = "/no_such_database"
-	begin := time.Now()
-	require.ErrorContains(t, store.Migrate(t.Context(), open(t, address.String()), schema, migrations), "does not exist")
-	require.Less(t, time.Since(begin), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.ErrorContains(t, store.Migrate(ctx, open(t, address.String()), schema, migrations), "does not exist")
+	require.NoError(t, ctx.Err())
 }
 
 // door stands before a real server and can be shut, so that a test can have an outage of its own.

@@ -66,7 +66,7 @@ func (b *broker) expect(t *testing.T, want ...string) {
 		select {
 		case got := <-b.arrived:
 			require.Equal(t, id, got)
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			require.FailNow(t, "not published", id)
 		}
 	}
@@ -77,7 +77,7 @@ func startRelay(t *testing.T, pool *pgxpool.Pool, outbox *store.Outbox, publish 
 	relay := store.NewRelay(pool, outbox, publish, opts)
 	require.NoError(t, relay.Start(t.Context()))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		require.NoError(t, relay.Stop(ctx))
 	})
@@ -101,7 +101,7 @@ const never = time.Hour
 
 func drained(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	require.Eventually(t, func() bool { return one[int](t, pool, `SELECT count(*) FROM outbox`) == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return one[int](t, pool, `SELECT count(*) FROM outbox`) == 0 }, patience, 5*time.Millisecond)
 }
 
 func TestOutboxPublishesInOrderAndWhole(t *testing.T) {

@@ -72,7 +72,7 @@ func pause(ctx context.Context, delay time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return nil
+		return ctx.Err() // both may have come
 	case <-ctx.Done():
 		return ctx.Err()
 	}
