@@ -87,18 +87,22 @@ func TestBytesOnTheWire(t *testing.T) {
 			if err != nil {
 				return
 			}
-			var head strings.Builder
-			br := bufio.NewReader(conn)
-			for {
-				line, err := br.ReadString('\n')
-				head.WriteString(line)
-				if err != nil || line == "\r\n" {
-					break
+			go func() {
+				defer conn.Close()
+				br := bufio.NewReader(conn)
+				for { // it stays open: a request on a connection that is about to close would be lost
+					var head strings.Builder
+					for !strings.HasSuffix(head.String(), "\r\n\r\n") {
+						line, err := br.ReadString('\n')
+						if err != nil {
+							return
+						}
+						head.WriteString(line)
+					}
+					heads <- head.String()
+					_, _ = io.WriteString(conn, "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nX-Twice: 1\r\nX-Twice: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nContent-Length: 0\r\n\r\n")
 				}
-			}
-			heads <- head.String()
-			_, _ = io.WriteString(conn, "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nX-Twice: 1\r\nX-Twice: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nContent-Length: 0\r\n\r\n")
-			_ = conn.Close()
+			}()
 		}
 	}()
 	rt := containers()
@@ -253,7 +257,7 @@ func TestHTTPTrailers(t *testing.T) {
 	require.Equal(t, "2", resp.Trailer.Get("X-Surprise"))
 }
 
-// The client leaves: the container's connection closes within a second, before and after the response head.
+// The client leaves: the container's connection closes at once, before and after the response head.
 func TestHTTPClientLeaves(t *testing.T) {
 	t.Parallel()
 	entered, left := make(chan struct{}), make(chan struct{})
@@ -278,8 +282,8 @@ func TestHTTPClientLeaves(t *testing.T) {
 		require.NoError(t, conn.Close())
 		select {
 		case <-left:
-		case <-time.After(time.Second):
-			t.Fatal("the container did not notice within a second")
+		case <-time.After(told):
+			t.Fatal("the container was not told")
 		}
 	}
 }

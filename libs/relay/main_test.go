@@ -10,15 +10,20 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 const subject = "inv.direct.test"
 
 // patient bounds every wait of a test; a green run never gets near it.
-const patient = 20 * time.Second
+const patient = time.Minute
+
+// told is for what a message causes at once. It is shorter than three beats, after which either side would miss the other
+// by itself.
+const told = 2 * beat
 
 // startNATS runs a server without a socket.
 func startNATS(t testing.TB) *server.Server {
