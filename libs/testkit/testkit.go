@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -26,7 +27,12 @@ func Main(m *testing.M, options ...goleak.Option) {
 	// goroutine has begun; it then waits on a nil channel.
 	options = append(options, goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"))
 	if code == 0 {
-		if err := goleak.Find(options...); err != nil {
+		// On a busy machine those that are about to end need longer than goleak waits by itself.
+		err := goleak.Find(options...)
+		for give := time.Now().Add(patience); err != nil && time.Now().Before(give); {
+			err = goleak.Find(options...)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "testkit: goroutines left over:", err)
 			code = 1
 		}
