@@ -71,13 +71,11 @@ func as(t testing.TB, account string) context.Context {
 	return access.WithCaller(t.Context(), access.Caller{Kind: access.Key, Account: account, ID: "k"})
 }
 
-func toldAccount(t testing.TB, events <-chan event.Envelope, e rpc.Event[contract.AccountResponse]) contract.Account {
+func toldAccount(t testing.TB, events *news, e rpc.Event[contract.AccountResponse]) contract.Account {
 	t.Helper()
-	for {
-		if p, ok := bus.As[contract.AccountResponse](next(t, events), e); ok {
-			return p.Account
-		}
-	}
+	p, ok := bus.As[contract.AccountResponse](find(t, events, func(env event.Envelope) bool { return env.Type == e.Type() }), e)
+	require.True(t, ok)
+	return p.Account
 }
 
 func TestAccount(t *testing.T) {

@@ -49,8 +49,8 @@ func TestNoSecretLeavesTheAnswer(t *testing.T) {
 	call(t, s, contract.Delete, contract.KeyRequest{Issuer: functionsIssuer(), ID: keys[0].ID})
 
 	var said strings.Builder
-	for range 7 { // three keys, three tokens, one deletion
-		b, err := json.Marshal(next(t, events))
+	for _, e := range count(t, events, map[string]int{contract.Created.Type(): 3, contract.Issued.Type(): 3, contract.Revoked.Type(): 1, contract.KeysRotated.Type(): 1}) {
+		b, err := json.Marshal(e)
 		require.NoError(t, err)
 		said.Write(b)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 
 const (
 	owner  = "team-a@corp.example"
-	waitUp = 20 * time.Second
+	waitUp = time.Minute
 	poll   = 10 * time.Millisecond
 )
 
@@ -144,35 +146,71 @@ func (s *site) create(t testing.TB) contract.Key {
 	return call(t, s, contract.Create, s.wanted())
 }
 
-// events collects what the keys domain says, but for the signing keys.
-func (s *site) events(t testing.TB) <-chan event.Envelope {
+// news is what the keys domain says, as it comes. The order holds for each entity, and not between them.
+type news struct {
+	coming chan event.Envelope
+	// kept were passed over in search of another.
+	kept []event.Envelope
+}
+
+// events are all but those of the signing keys.
+func (s *site) events(t testing.TB) *news {
 	t.Helper()
-	some := make(chan event.Envelope, 1024)
+	some := &news{coming: make(chan event.Envelope, 1024)}
 	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) {
 		if e.Type != contract.KeysRotated.Type() { // the first key of the start may be told late
-			some <- e
+			some.coming <- e
 		}
 	})
 	return some
 }
 
 // everyEvent has those of the signing keys too.
-func (s *site) everyEvent(t testing.TB) <-chan event.Envelope {
+func (s *site) everyEvent(t testing.TB) *news {
 	t.Helper()
-	all := make(chan event.Envelope, 1024)
-	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) { all <- e })
+	all := &news{coming: make(chan event.Envelope, 1024)}
+	testkit.Watch(t, s.conn, event.Keys, func(e event.Envelope) { all.coming <- e })
 	return all
 }
 
-func next(t testing.TB, events <-chan event.Envelope) event.Envelope {
+// find waits for the first event that is wanted; the others are kept for those who ask for them later.
+func find(t testing.TB, events *news, wanted func(event.Envelope) bool) event.Envelope {
 	t.Helper()
-	select {
-	case e := <-events:
+	if i := slices.IndexFunc(events.kept, wanted); i >= 0 {
+		e := events.kept[i]
+		events.kept = slices.Delete(events.kept, i, i+1)
 		return e
-	case <-time.After(waitUp):
-		require.FailNow(t, "no event")
-		return event.Envelope{}
 	}
+	for deadline := time.After(waitUp); ; {
+		select {
+		case e := <-events.coming:
+			if wanted(e) {
+				return e
+			}
+			events.kept = append(events.kept, e)
+		case <-deadline:
+			require.FailNow(t, "no such event")
+		}
+	}
+}
+
+func next(t testing.TB, events *news) event.Envelope {
+	t.Helper()
+	return find(t, events, func(event.Envelope) bool { return true })
+}
+
+// count waits until so many events of each type have come, and returns everything that was said until then.
+func count(t testing.TB, events *news, want map[string]int) (said []event.Envelope) {
+	t.Helper()
+	missing := maps.Clone(want)
+	for len(missing) > 0 {
+		e := next(t, events)
+		said = append(said, e)
+		if missing[e.Type]--; missing[e.Type] <= 0 {
+			delete(missing, e.Type)
+		}
+	}
+	return said
 }
 
 // repeating is a random source that gives the same 32 bytes a number of times, then others.

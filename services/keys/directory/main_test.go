@@ -38,7 +38,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 const (
 	root         = "root@corp.example"
 	rootPassword = "Tr0ub4dor&3"
-	waitUp       = 20 * time.Second
+	waitUp       = time.Minute
 	poll         = 10 * time.Millisecond
 )
 
