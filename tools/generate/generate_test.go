@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/fx"
@@ -157,4 +158,19 @@ func TestPermissionsSuffice(t *testing.T) {
 			require.NotContains(t, fmt.Sprint(line.ContextMap()), "ermissions", "%s may not do what it does", name)
 		}
 	}
+}
+
+// TestTheDocumentIsValidWithItsExamples: generators of clients and mock servers read the examples too.
+func TestTheDocumentIsValidWithItsExamples(t *testing.T) {
+	t.Parallel()
+	root, err := repository()
+	require.NoError(t, err)
+	source, err := readComments(root)
+	require.NoError(t, err)
+	document, err := openAPI(source)
+	require.NoError(t, err)
+	loader := openapi3.NewLoader()
+	loaded, err := loader.LoadFromData(document)
+	require.NoError(t, err)
+	require.NoError(t, loaded.Validate(loader.Context))
 }

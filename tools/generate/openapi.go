@@ -144,9 +144,6 @@ func (d *openAPIDocument) request(op gateway.Operation) (parameters []object, bo
 // answer is the response of success: the output type without the fields that travel as headers.
 func (d *openAPIDocument) answer(op gateway.Operation, sample any) object {
 	content := object{}
-	if sample != nil {
-		content["example"] = sample
-	}
 	r := object{"description": http.StatusText(op.Status)}
 	media := op.Media
 	if media == "" {
@@ -165,6 +162,9 @@ func (d *openAPIDocument) answer(op gateway.Operation, sample any) object {
 		content["schema"] = d.schemas.of(op.Output)
 	case op.Media != "":
 		content["schema"] = object{}
+	}
+	if schema, ok := content["schema"].(object); ok && sample != nil {
+		content["example"] = d.schemas.complete(sample, schema)
 	}
 	if len(content) > 0 {
 		r["content"] = object{media: content}
