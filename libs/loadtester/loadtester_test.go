@@ -14,12 +14,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/sirocco-cloud/sirocco/libs/loadtester"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func serve(t *testing.T) (*httptest.Server, *http.Client) {
 	t.Helper()

@@ -137,7 +137,7 @@ func TestPermissionsSuffice(t *testing.T) {
 	require.NoError(t, err)
 	nats.Start()
 	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	require.True(t, nats.ReadyForConnections(20*time.Second))
+	require.True(t, nats.ReadyForConnections(time.Minute))
 	address, ok := nats.Addr().(*net.TCPAddr)
 	require.True(t, ok)
 	database := testkit.DatabaseURL(t)
@@ -153,7 +153,7 @@ func TestPermissionsSuffice(t *testing.T) {
 			}))
 		require.NoError(t, service.Start(t.Context()))
 		t.Cleanup(func() { require.NoError(t, service.Stop(context.Background())) })
-		require.Eventually(t, func() bool { _, ready := checks.Results(t.Context()); return ready }, 20*time.Second, 20*time.Millisecond, name)
+		require.Eventually(t, func() bool { _, ready := checks.Results(t.Context()); return ready }, time.Minute, 20*time.Millisecond, name)
 		for _, line := range logs.FilterLevelExact(zapcore.ErrorLevel).All() {
 			require.NotContains(t, fmt.Sprint(line.ContextMap()), "ermissions", "%s may not do what it does", name)
 		}

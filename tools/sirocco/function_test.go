@@ -165,9 +165,9 @@ func TestAFailedDeploymentSaysWhyAndWhatToDo(t *testing.T) {
 func TestAWaitThatEndsSaysThatTheDeploymentGoesOn(t *testing.T) {
 	t.Parallel()
 	g := deploying(t, `{"functionStatus":"DEPLOYING","reason":{"message":"no GPU is free"}}`)
-	got := sirocco(t, g, []string{"function", "deploy", "echo", "--timeout", "50ms"})
+	got := sirocco(t, g, []string{"function", "deploy", "echo", "--timeout", "1s"})
 	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.err, "not ACTIVE after 50ms: DEPLOYING, no GPU is free")
+	require.Contains(t, got.err, "not ACTIVE after 1s: DEPLOYING, no GPU is free")
 	require.Contains(t, got.err, "it goes on without you")
 }
 

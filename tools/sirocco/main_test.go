@@ -14,12 +14,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 var start = time.Date(2031, 4, 2, 8, 0, 0, 0, time.UTC)
 
@@ -210,7 +210,7 @@ func TestExitCodesAndWhatToDoNext(t *testing.T) {
 func TestNobodyListens(t *testing.T) {
 	t.Parallel()
 	g := newStandIn(t, nil)
-	g.Close()
+	g.URL = "http://127.0.0.1:1" // a port that nobody is given who asks for any
 	got := sirocco(t, g, []string{"cluster", "list"})
 	require.Equal(t, exitUnreachable, got.code)
 	require.Contains(t, got.err, "sirocco up")
