@@ -136,7 +136,7 @@ func (u *Deployments) fresh(f functions.Function, specs []contract.Specification
 	now := u.clock.Now().Truncate(time.Microsecond) // what Postgres keeps, so that every answer says the same
 	d := &deployment{
 		ID: uuid.NewString(), Account: f.NCAID, FunctionID: f.ID, VersionID: f.VersionID, FunctionName: f.Name,
-		Status: functions.Active, Grace: drainGraceful, CreatedAt: now, UpdatedAt: now,
+		Status: functions.Active, Grace: drainGraceful, StartingAt: now, CreatedAt: now, UpdatedAt: now,
 	}
 	for n, s := range specs {
 		s.ID = uuid.NewString()

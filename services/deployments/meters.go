@@ -20,7 +20,7 @@ func newMeters(r *prometheus.Registry) *meters {
 			Name: "sirocco_deployment_transitions_total", Help: "Changes of the status of deployed versions.",
 		}, []string{"from", "to"}),
 		active: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "sirocco_deployment_time_to_active_seconds", Help: "Time from a deploy call to the first ACTIVE.",
+			Name: "sirocco_deployment_time_to_active_seconds", Help: "Time from a deploy call, or a recovery, to ACTIVE.",
 			Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800},
 		}),
 	}
@@ -35,6 +35,6 @@ func (m *meters) moved(d *deployment, from functions.Status, now time.Time) {
 	}
 	m.transitions.WithLabelValues(string(from), string(d.Status)).Inc()
 	if from == functions.Deploying && d.Status == functions.Active {
-		m.active.Observe(now.Sub(d.CreatedAt).Seconds())
+		m.active.Observe(now.Sub(d.StartingAt).Seconds())
 	}
 }

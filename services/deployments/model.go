@@ -38,7 +38,9 @@ type deployment struct {
 	// Health is what was last told about healthInfo, in short.
 	Health string
 	// QueueReady is set once the invocation service has acknowledged the queue.
-	QueueReady           bool
+	QueueReady bool
+	// StartingAt is since when it tries to start.
+	StartingAt           time.Time
 	CreatedAt, UpdatedAt time.Time
 
 	// Specs are in the order of the request, Instances in the order of their creation.

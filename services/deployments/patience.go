@@ -97,7 +97,7 @@ func pause(failures int) time.Duration {
 // startBy is when a deployment that does not become ACTIVE has failed: with every instance placed, when the last of
 // them had to be ready; else when waiting for a place has taken longer than patience.
 func startBy(d *deployment, patience time.Duration) time.Time {
-	by := d.CreatedAt.Add(patience)
+	by := d.StartingAt.Add(patience)
 	if d.unplaced() != nil || len(d.Instances) == 0 {
 		return by
 	}
@@ -108,7 +108,7 @@ func startBy(d *deployment, patience time.Duration) time.Time {
 		}
 	}
 	// Waiting for a place and then starting may each take their time, but not again and again.
-	if last := d.CreatedAt.Add(2 * patience); last.Before(by) {
+	if last := d.StartingAt.Add(2 * patience); last.Before(by) {
 		return last
 	}
 	return by

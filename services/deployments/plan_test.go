@@ -191,14 +191,14 @@ func TestPauseGrowsToAMinute(t *testing.T) {
 func TestStartBy(t *testing.T) {
 	t.Parallel()
 	d := standingWith(functions.Deploying, 1)
-	d.CreatedAt = noon
-	require.Equal(t, d.CreatedAt.Add(startReal), startBy(d, startReal), "nothing placed")
+	d.StartingAt = noon
+	require.Equal(t, noon.Add(startReal), startBy(d, startReal), "nothing placed")
 	d.has("a", instances.Starting)
 	require.Equal(t, noon.Add(time.Minute+2*startGrace), startBy(d, startReal), "all placed")
-	d.Instances[0].Deadline = d.CreatedAt.Add(9 * startReal)
-	require.Equal(t, d.CreatedAt.Add(2*startReal), startBy(d, startReal), "but not for ever")
+	d.Instances[0].Deadline = noon.Add(9 * startReal)
+	require.Equal(t, noon.Add(2*startReal), startBy(d, startReal), "but not for ever")
 	d.Specs[0].UnplacedCode = "no-node"
-	require.Equal(t, d.CreatedAt.Add(startReal), startBy(d, startReal), "one waits for a place")
+	require.Equal(t, noon.Add(startReal), startBy(d, startReal), "one waits for a place")
 }
 
 func TestLogsKeepTheirEnd(t *testing.T) {

@@ -52,6 +52,9 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 		state: func(n placement.Node) clusters.NodeState { return f.byName[n].State },
 	}
 	before := d.state()
+	if err := r.startAnew(ctx, t, d, f, now); err != nil {
+		return time.Time{}, err
+	}
 	idle, again := settleIdle(d, r.cfg.IdleAfter, now)
 	for _, m := range idle {
 		if err := scaled(ctx, t, r.journal, d, m, becauseIdle(r.cfg.IdleAfter)); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
 	contract "github.com/sirocco-cloud/sirocco/contracts/deployments"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/services/deployments/placement"
@@ -16,6 +17,9 @@ import (
 
 // start places what is missing. A specification that finds no place does not keep others from theirs.
 func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []start, f fleet, now time.Time) error {
+	if d.Status == functions.Error {
+		return nil // why there was no place goes on being told
+	}
 	waiting := map[*specification]bool{}
 	for _, s := range starts {
 		waiting[s.spec] = true
@@ -32,12 +36,7 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 	if err != nil {
 		return err
 	}
-	usable := make([]clusters.Node, 0, len(f.nodes))
-	for _, n := range f.nodes {
-		if n.UsableBy(d.Account) {
-			usable = append(usable, n)
-		}
-	}
+	usable := f.usableBy(d.Account)
 	for _, s := range starts {
 		for range s.count {
 			limit, err := r.limited(ctx, t, d, s.spec, f.rules)

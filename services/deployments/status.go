@@ -143,7 +143,7 @@ func explain(d *deployment) functions.Reason {
 			return functions.Reason{Code: string(i.why()), Message: "the instances did not start: " + i.sentence(), Action: action}
 		}
 		if s := d.unplaced(); s != nil {
-			return functions.Reason{Code: s.UnplacedCode, Message: "no node for an instance in time: " + s.Unplaced, Action: "undeploy the version; add a node or change the GPU specification; deploy again"}
+			return functions.Reason{Code: s.UnplacedCode, Message: "no node for an instance in time: " + s.Unplaced, Action: "add a node or free GPUs, and it starts by itself; or undeploy it and deploy it with another GPU specification"}
 		}
 		return functions.Reason{Code: codeTimeout, Message: "the instances were not ready in time", Action: action}
 	default:

@@ -37,13 +37,13 @@ type querier interface {
 }
 
 const deploymentColumns = `id::text, account, function_id::text, version_id::text, function_name, status, reason,
-	reported_status, reported_code, teardown, queue_ready, grace, health, created_at, updated_at FROM deployments.deployments`
+	reported_status, reported_code, teardown, queue_ready, grace, health, starting_at, created_at, updated_at FROM deployments.deployments`
 
 func scanDeployment(row pgx.CollectableRow) (*deployment, error) {
 	var d deployment
 	var reason []byte
 	err := row.Scan(&d.ID, &d.Account, &d.FunctionID, &d.VersionID, &d.FunctionName, &d.Status, &reason,
-		&d.ReportedStatus, &d.ReportedCode, &d.Teardown, &d.QueueReady, &d.Grace, &d.Health, &d.CreatedAt, &d.UpdatedAt)
+		&d.ReportedStatus, &d.ReportedCode, &d.Teardown, &d.QueueReady, &d.Grace, &d.Health, &d.StartingAt, &d.CreatedAt, &d.UpdatedAt)
 	if err == nil {
 		err = json.Unmarshal(reason, &d.Reason)
 	}
@@ -174,8 +174,8 @@ func (s *store) insert(ctx context.Context, t tx, d *deployment) (taken bool, er
 		return false, fmt.Errorf("encode reason: %w", err)
 	}
 	tag, err := t.Exec(ctx, `INSERT INTO deployments.deployments (id, account, function_id, version_id, function_name, status, reason,
-			reported_status, reported_code, teardown, queue_ready, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, '', '', '', false, $8, $8) ON CONFLICT (version_id) DO NOTHING`,
+			reported_status, reported_code, teardown, queue_ready, starting_at, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, '', '', '', false, $8, $8, $8) ON CONFLICT (version_id) DO NOTHING`,
 		d.ID, d.Account, d.FunctionID, d.VersionID, d.FunctionName, d.Status, reason, d.CreatedAt)
 	if err != nil {
 		return false, fmt.Errorf("store deployment: %w", err)
@@ -203,8 +203,8 @@ func (s *store) put(ctx context.Context, t tx, d *deployment) error {
 	if err != nil {
 		return fmt.Errorf("encode reason: %w", err)
 	}
-	_, err = t.Exec(ctx, `UPDATE deployments.deployments SET status = $2, reason = $3, teardown = $4, grace = $5, health = $6, updated_at = $7 WHERE id = $1`,
-		d.ID, d.Status, reason, d.Teardown, d.Grace, d.Health, d.UpdatedAt)
+	_, err = t.Exec(ctx, `UPDATE deployments.deployments SET status = $2, reason = $3, teardown = $4, grace = $5, health = $6, starting_at = $7, updated_at = $8 WHERE id = $1`,
+		d.ID, d.Status, reason, d.Teardown, d.Grace, d.Health, d.StartingAt, d.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("store deployment: %w", err)
 	}

@@ -1,0 +1,1 @@
+ALTER TABLE deployments.deployments DROP COLUMN starting_at;
