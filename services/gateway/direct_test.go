@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
+	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/subject"
 )
@@ -297,14 +298,12 @@ func TestAClientThatLeavesCancelsTheContainer(t *testing.T) {
 				}
 			}()
 			<-began
-			left := time.Now()
 			leave()
 			select {
 			case <-gone:
-			case <-time.After(patient):
-				require.FailNow(t, "the container never noticed")
+			case <-time.After(10 * time.Second): // sooner than either side would miss the other by itself
+				require.FailNow(t, "the container was not told")
 			}
-			require.Less(t, time.Since(left), time.Second)
 			<-ended
 		}
 	}
@@ -333,7 +332,7 @@ func TestAClientThatLeavesTheQueueLeavesNothingBehind(t *testing.T) {
 	require.Eventually(t, func() bool { return depth(t, s, vid) == 1 }, patient, tick)
 	leave()
 	require.Error(t, <-ended)
-	require.Eventually(t, func() bool { return depth(t, s, vid) == 0 }, time.Second, tick)
+	require.Eventually(t, func() bool { return depth(t, s, vid) == 0 }, patient, tick)
 }
 
 func TestAFunctionAtZeroIsWokenAndServesWhatWaits(t *testing.T) {
@@ -348,8 +347,11 @@ func TestAFunctionAtZeroIsWokenAndServesWhatWaits(t *testing.T) {
 		go func() {
 			got <- do(t, client(t, false), request(t, "POST", s.url+"/", strings.NewReader(body), "Host", direct(fid), "Authorization", auth(bearer)))
 		}()
-		require.Equal(t, vid2, <-s.woken)
-		require.Equal(t, vid2, <-s.woken, "again while it waits")
+		for range 2 { // again while it waits; a last word for the one before may still come
+			for <-s.woken != vid2 {
+				continue
+			}
+		}
 		w := s.worker(t, vid2, container(t, tell), 1)
 		require.Equal(t, len(body), told(t, <-got).Length)
 		require.Eventually(t, func() bool { return depth(t, s, vid2) == 0 }, patient, tick)
@@ -426,7 +428,7 @@ func TestTheWindowEndsInA504(t *testing.T) {
 			require.Equal(t, problem.GatewayTimeout, refused(t, got, 504).Code)
 			require.Equal(t, "errored", got.Header.Get("Nvcf-Status"))
 			require.GreaterOrEqual(t, took, 2900*time.Millisecond)
-			require.Less(t, took, 4500*time.Millisecond)
+			require.Less(t, took, invocation.DefaultPoll, "its own window, not the usual one")
 			require.Eventually(t, func() bool { return depth(t, s, vid) == 0 }, patient, tick)
 		})
 	}
@@ -481,7 +483,7 @@ func TestFunctionStates(t *testing.T) {
 		s.gw.versions.forget(fid)
 	}
 	ask := func(bearer string, headers ...string) reply {
-		return do(t, client(t, false), request(t, "GET", s.url+"/", nil, append([]string{"Function-Id", fid, "Authorization", auth(bearer), "NVCF-POLL-SECONDS", "1"}, headers...)...))
+		return do(t, client(t, false), request(t, "GET", s.url+"/", nil, append([]string{"Function-Id", fid, "Authorization", auth(bearer)}, headers...)...))
 	}
 	require.Contains(t, refused(t, do(t, client(t, false), request(t, "GET", s.url+"/", nil, "Host", direct(uuid.NewString()), "Authorization", auth(bearer))), 404).Detail, "Not found")
 	state("nvcf-default")
@@ -517,10 +519,7 @@ func TestAContainerThatCannotBeReachedIsA502(t *testing.T) {
 	s := newSite(t)
 	vid := uuid.NewString()
 	fid := s.function(vid)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	s.worker(t, vid, l.Addr().String(), 1)
+	s.worker(t, vid, "127.0.0.1:1", 1) // a port that nobody is given who asks for any
 	require.Equal(t, problem.Upstream, refused(t, do(t, client(t, false), request(t, "GET", s.url+"/", nil, "Host", direct(fid), "Authorization", auth(s.invoker()))), 502).Code)
 	got := refused(t, do(t, client(t, false), request(t, "POST", s.url+"/v2/nvcf/pexec/functions/"+fid, strings.NewReader("{}"), "Authorization", auth(s.invoker()))), 500)
 	require.Contains(t, got.Detail, "Inference connection error")

@@ -119,7 +119,7 @@ func TestA202IsPolledThroughAnyGatewayAndAnsweredOnce(t *testing.T) {
 	began := time.Now()
 	got := do(t, c, pexec(t, s.url, fid, bearer, "work", "NVCF-POLL-SECONDS", "1", "Origin", "http://web"))
 	require.Equal(t, http.StatusAccepted, got.StatusCode, got.body)
-	require.Less(t, time.Since(began), 2500*time.Millisecond, "at the end of the window, within the grace")
+	require.GreaterOrEqual(t, time.Since(began), time.Second, "at the end of the window")
 	require.Empty(t, got.body)
 	require.Equal(t, "0", got.Header.Get("Content-Length"))
 	require.Equal(t, "in-progress", got.Header.Get("Nvcf-Status"))
