@@ -79,6 +79,30 @@ func TestFromZero(t *testing.T) {
 	require.Len(t, instancesOf(admin.dir, v.id), 1)
 }
 
+// TestToZero asserts that an instance that nobody calls ends, never one with a request in flight, and that a call which
+// comes at the moment of its end is answered.
+func TestToZero(t *testing.T) {
+	t.Parallel()
+	p := up(t, []string{"--no-sample"}, "SIROCCO_IDLE_AFTER=1s")
+	admin := p.administrator(t)
+	v := admin.create("to-zero")
+	admin.startDeploy(v, scale{min: 0, max: 2})
+	caller := admin.caller()
+	for n := range 2 {
+		r := take(t, caller.later("POST", "/run", v.host(), body(run{3000})), time.Minute)
+		require.NoError(t, r.err)
+		require.Equal(t, 200, r.answer.status, "call %d, which takes longer than an instance may idle: %s", n, r.answer)
+		admin.awaitInstances(v, 0, time.Minute)
+		require.Equal(t, "ACTIVE", admin.look(v).Status)
+	}
+	for n := range 8 {
+		pause(time.Second + time.Duration(n-2)*20*time.Millisecond)
+		r := take(t, caller.later("POST", "/run", v.host(), body(run{0})), time.Minute)
+		require.NoError(t, r.err)
+		require.Equal(t, 200, r.answer.status, "call %d, about the time of the end: %s", n, r.answer)
+	}
+}
+
 // TestUndeployGraceful asserts that a request in flight is finished before its instance goes.
 func TestUndeployGraceful(t *testing.T) {
 	admin := common(t).administrator(t)
