@@ -53,7 +53,7 @@ func (a *Accounts) Create(ctx context.Context, req contract.CreateAccountRequest
 	check := problem.NewCheck("account")
 	check.Require(accountShape.MatchString(req.NCAID) && storable(req.NCAID), "ncaId", "must start with a letter or digit, have at most %d characters and none of them a control character", maxName)
 	check.Require(accountNameShape.MatchString(req.Name), "name", "must be 4 to 36 letters, digits, hyphens and underscores and start with a letter or digit")
-	check.Require(req.AdminClientID == "" || storable(req.AdminClientID), "adminClientId", "must have at most %d characters and none of them a control character", maxName)
+	check.Require(req.AdminClientID == "" || storable(req.AdminClientID), "adminClientId", "must have at most %d characters, not only spaces and none of them a control character", maxName)
 	a.checkLimits(check, req.AccountLimits, 1, createdHoldings)
 	a.checkCredentials(check, req.RegistryCredentials)
 	if err := check.Err(); err != nil {

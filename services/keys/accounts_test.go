@@ -145,6 +145,7 @@ func TestAccountRules(t *testing.T) {
 		{"name", func(r *contract.CreateAccountRequest) { r.Name = "acme corp" }},
 		{"name", func(r *contract.CreateAccountRequest) { r.Name = "acme\n" }},
 		{"adminClientId", func(r *contract.CreateAccountRequest) { r.AdminClientID = "a\x01" }},
+		{"adminClientId", func(r *contract.CreateAccountRequest) { r.AdminClientID = " \u2003" }},
 		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: new(0)})},
 		{"maxFunctionsAllowed", limits(contract.AccountLimits{MaxFunctionsAllowed: new(2147483648)})},
 		{"maxTasksAllowed", limits(contract.AccountLimits{MaxTasksAllowed: new(-1)})},
@@ -248,7 +249,7 @@ func TestClientsOfAnAccount(t *testing.T) {
 	refused(t, s, 409, contract.AssociateClient, contract.AccountClientRequest{NCAID: "globex", AdminClientID: "second"})
 	require.Contains(t, refused(t, s, 400, contract.DisassociateClient, contract.AccountClientRequest{NCAID: "globex", AdminClientID: "second"}).Detail, "not bound")
 	require.Contains(t, refused(t, s, 404, contract.DisassociateClient, contract.AccountClientRequest{NCAID: "acme", AdminClientID: "nobody"}).Detail, "nobody")
-	for _, client := range []string{"", "a\x00"} {
+	for _, client := range []string{"", " ", "a\x00"} {
 		bad := contract.AccountClientRequest{NCAID: "acme", AdminClientID: client}
 		require.Equal(t, "adminClientId", refused(t, s, 400, contract.AssociateClient, bad).Violations[0].Field)
 		refused(t, s, 400, contract.DisassociateClient, bad)

@@ -67,7 +67,7 @@ func (k *Keys) CreateHosted(ctx context.Context, req contract.HostedKeyRequest) 
 		return contract.HostedKeyResponse{}, badIssuer()
 	case st.ownerSuspended:
 		return contract.HostedKeyResponse{}, suspended()
-	case !storable(req.Name) || strings.TrimSpace(req.Name) == "":
+	case !storable(req.Name):
 		return contract.HostedKeyResponse{}, invalid("name", "must be present, at most %d characters and none of them a control character", maxName)
 	}
 	expires, err := expiry("expiryDate", req.ExpiryDate, now, st.service.MaxKeyTTLDays)
