@@ -27,6 +27,8 @@ var deploymentsEntries = []Entry{
 	{"deployments.Removed", deployments.Removed},
 	{"deployments.ScaleChanged", deployments.ScaleChanged},
 	{"deployments.HealthChanged", deployments.HealthChanged},
+	{"deployments.RolledOver", deployments.RolledOver},
+	{"deployments.InstanceEnded", deployments.InstanceEnded},
 	{"deployments.InstancePlaced", deployments.InstancePlaced},
 	{"deployments.InstanceUnplaced", deployments.InstanceUnplaced},
 }

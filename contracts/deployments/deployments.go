@@ -207,10 +207,11 @@ var (
 	Scale     = rpc.Endpoint[ScaleRequest, ScaleResponse]{Service: "deployments", Resource: "version", Verb: "scale", Doc: "Sets how many instances an ACTIVE version shall have, within its bounds."}
 )
 
-// Changed is the payload of created, updated and removed.
+// Changed is the payload of created, updated and removed; Before is the deployment as it was, where there was one.
 type Changed struct {
-	Deployment Deployment `json:"deployment"`
-	Graceful   bool       `json:"graceful,omitempty"`
+	Deployment Deployment  `json:"deployment"`
+	Before     *Deployment `json:"before,omitempty"`
+	Graceful   bool        `json:"graceful,omitempty"`
 }
 
 // ScaleDecided says why the number of wanted instances changed.
@@ -225,6 +226,13 @@ type ScaleDecided struct {
 	// drain; Reason says it in a sentence.
 	Cause  string `json:"cause"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// InstancesOrdered says which instances an administrator had replaced or ended.
+type InstancesOrdered struct {
+	DeploymentID string            `json:"deploymentId"`
+	VersionID    string            `json:"versionId"`
+	Instances    []instances.Brief `json:"instances"`
 }
 
 // Placed says where an instance was put and why not elsewhere.
@@ -261,6 +269,8 @@ var (
 	Removed          = rpc.Event[Changed]{Domain: event.Deployments, Entity: "deployment", Name: "removed", Version: 1, Doc: "A deployment and its instances are gone."}
 	ScaleChanged     = rpc.Event[ScaleDecided]{Domain: event.Deployments, Entity: "deployment", Name: "scale_decided", Version: 1, Doc: "The number of wanted instances changed."}
 	HealthChanged    = rpc.Event[Health]{Domain: event.Deployments, Entity: "deployment", Name: "health_changed", Version: 1, Doc: "What is wrong with the instances of a deployment changed."}
+	RolledOver       = rpc.Event[InstancesOrdered]{Domain: event.Deployments, Entity: "deployment", Name: "rollover_ordered", Version: 1, Doc: "An administrator has instances replaced by new ones."}
+	InstanceEnded    = rpc.Event[InstancesOrdered]{Domain: event.Deployments, Entity: "instance", Name: "removal_ordered", Version: 1, Doc: "An administrator has one instance ended."}
 	InstancePlaced   = rpc.Event[Placed]{Domain: event.Deployments, Entity: "instance", Name: "placed", Version: 1, Doc: "An instance was given devices on a node."}
 	InstanceUnplaced = rpc.Event[Unplaced]{Domain: event.Deployments, Entity: "instance", Name: "unplaced", Version: 1, Doc: "No node can take an instance now."}
 )

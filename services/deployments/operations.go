@@ -11,6 +11,7 @@ import (
 	"github.com/sirocco-cloud/sirocco/contracts/instances"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
 // RollOver marks instances of a version to be replaced by new ones (§11.10). The reconciler starts a new one before it
@@ -41,6 +42,7 @@ func (u *Deployments) RollOver(ctx context.Context, req contract.RolloverRequest
 		if err != nil {
 			return false, err
 		}
+		var rolled []instances.Brief
 		for _, i := range d.Instances {
 			s := d.spec(i.SpecID)
 			if s == nil || !i.useful() || counts[s] == 0 {
@@ -48,6 +50,7 @@ func (u *Deployments) RollOver(ctx context.Context, req contract.RolloverRequest
 			}
 			counts[s]--
 			out.ICMSRequestIDs = append(out.ICMSRequestIDs, i.ID)
+			rolled = append(rolled, brief(d, i))
 			if i.Rolling {
 				continue
 			}
@@ -56,7 +59,10 @@ func (u *Deployments) RollOver(ctx context.Context, req contract.RolloverRequest
 				return false, err
 			}
 		}
-		return len(out.ICMSRequestIDs) > 0, nil
+		if len(rolled) == 0 {
+			return false, nil
+		}
+		return true, bus.Record(ctx, t, u.journal, contract.RolledOver, d.fact(), contract.InstancesOrdered{DeploymentID: d.ID, VersionID: d.VersionID, Instances: rolled})
 	})
 	return out, err
 }
@@ -113,6 +119,10 @@ func (u *Deployments) RemoveInstance(ctx context.Context, req contract.InstanceR
 		for _, i := range d.live() {
 			if i.ID != id {
 				continue
+			}
+			was := contract.InstancesOrdered{DeploymentID: d.ID, VersionID: d.VersionID, Instances: []instances.Brief{brief(d, i)}}
+			if err := bus.Record(ctx, t, u.journal, contract.InstanceEnded, d.instanceFact(i.ID), was); err != nil {
+				return err
 			}
 			if err := orderStop(ctx, t, u.store, u.journal, d, stop{instance: i, cause: instances.ByUser}, u.clock.Now().Truncate(time.Microsecond)); err != nil {
 				return err

@@ -133,7 +133,9 @@ func TestIdleInstancesGoDownToTheMinimumTheLongestIdleFirst(t *testing.T) {
 	w.report(all[1], instances.Running, idling(time.Hour))
 	require.Equal(t, all[1].order.InstanceID, w.end().order.InstanceID)
 	w.report(all[2], instances.Running, idling(3*time.Hour))
-	require.Eventually(t, func() bool { return w.count(`deployments.instances WHERE idle_since IS NOT NULL AND state = 'running'`) == 1 }, soon, 5*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return w.count(`deployments.instances WHERE idle_since IS NOT NULL AND state = 'running'`) == 1
+	}, soon, 5*time.Millisecond)
 	w.quiet(f)
 	require.Equal(t, "DEPLOYING ACTIVE", w.path(f.VersionID))
 }

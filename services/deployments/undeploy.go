@@ -109,6 +109,7 @@ func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deplo
 	for n, spec := range d.Specs {
 		was[n] = spec.Wanted
 	}
+	before := answer(d)
 	d.Grace = grace
 	tearDown(d, how, now)
 	if err := s.put(ctx, t, d); err != nil {
@@ -119,7 +120,7 @@ func beginTeardown(ctx context.Context, t tx, s *store, j *bus.Journal, d *deplo
 			return err
 		}
 	}
-	err := bus.Record(ctx, t, j, told, d.fact(), contract.Changed{Deployment: answer(d), Graceful: how == graceful})
+	err := bus.Record(ctx, t, j, told, d.fact(), contract.Changed{Deployment: answer(d), Before: &before, Graceful: how == graceful})
 	if err != nil {
 		return err
 	}

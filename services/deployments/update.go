@@ -226,6 +226,7 @@ func (u *Deployments) change(ctx context.Context, id string, fn func(tx, *deploy
 		if !d.Status.Busy() {
 			return problem.New(problem.IllegalState, "Function id '%s', version '%s': Status %s, only a deployment that is active or on its way there can be changed", d.FunctionID, d.VersionID, d.Status)
 		}
+		before := answer(d)
 		changed, err := fn(t, d)
 		if err != nil || !changed {
 			return err
@@ -234,7 +235,7 @@ func (u *Deployments) change(ctx context.Context, id string, fn func(tx, *deploy
 		if err := u.store.put(ctx, t, d); err != nil {
 			return err
 		}
-		if err := bus.Record(ctx, t, u.journal, contract.Updated, d.fact(), contract.Changed{Deployment: answer(d)}); err != nil {
+		if err := bus.Record(ctx, t, u.journal, contract.Updated, d.fact(), contract.Changed{Deployment: answer(d), Before: &before}); err != nil {
 			return err
 		}
 		return u.store.poke(ctx, t, d.ID)
