@@ -17,7 +17,7 @@ import (
 // sirocco runs the CLI in a home of its own.
 func sirocco(t *testing.T, url, home string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "sirocco"), args...)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "SIROCCO_URL=" + url, "USER=tester"}

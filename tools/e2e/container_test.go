@@ -37,10 +37,11 @@ type run struct {
 
 type report struct {
 	PID int `json:"pid"`
-	// Calls to /run so far, the most that ran at one time, and how many were given up by their caller.
+	// Calls to /run so far, the most that ran at one time, how many were given up by their caller, and how many are done.
 	Calls     int `json:"calls"`
 	Most      int `json:"most"`
 	Cancelled int `json:"cancelled"`
+	Done      int `json:"done"`
 	// Secrets is what the platform put into the secrets file.
 	Secrets map[string]any `json:"secrets,omitempty"`
 	// Header, Method, URI are the request as it arrived.
@@ -147,6 +148,8 @@ func (c *container) run(w http.ResponseWriter, r *http.Request) {
 	c.running--
 	if !finished {
 		c.report.Cancelled++
+	} else {
+		c.report.Done++
 	}
 	c.mu.Unlock()
 	if finished {

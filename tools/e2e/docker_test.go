@@ -29,7 +29,7 @@ func TestDocker(t *testing.T) {
 	require.NoError(t, err, out)
 	t.Cleanup(func() { _, _ = docker(t, nil, "rmi", "-f", dockerImage) })
 
-	p := up(t, []string{"--no-sample"}, "SIROCCO_DRIVERS=docker", "SIROCCO_START_TIMEOUT=8s")
+	p := up(t, []string{"--no-sample"}, "SIROCCO_DRIVERS=docker", "SIROCCO_START_TIMEOUT=20s")
 	admin := p.administrator(t)
 	request := functionBody("docker", dockerImage)
 	request["inferenceUrl"] = "/echo"
@@ -71,7 +71,7 @@ func TestDocker(t *testing.T) {
 
 	missing := admin.createOf("docker-missing", "127.0.0.1:1/no/such/image:1")
 	admin.startDeploy(missing, scale{min: 1})
-	admin.awaitStatus(missing, "ERROR", 12*time.Second)
+	admin.awaitStatus(missing, "ERROR", 25*time.Second)
 	require.NotEmpty(t, admin.lookDeployment(missing).Reason.Message)
 	admin.must("DELETE", missing.path(), nil)
 
@@ -93,7 +93,7 @@ func image(t *testing.T, program []byte) *bytes.Buffer {
 
 func docker(t *testing.T, stdin *bytes.Buffer, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	if stdin != nil {

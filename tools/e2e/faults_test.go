@@ -10,7 +10,7 @@ import (
 )
 
 // TestBrokenFunctions asserts that a function that cannot start says why in time, leaves nothing running, and does not
-// stand in the way of a corrected one. The platform of the test gives a start five seconds.
+// stand in the way of a corrected one. The platform of the test gives a start fifteen seconds.
 func TestBrokenFunctions(t *testing.T) {
 	admin := common(t).administrator(t)
 	caller := admin.caller()
@@ -36,7 +36,7 @@ func TestBrokenFunctions(t *testing.T) {
 			u.removeLater(v)
 			began := time.Now()
 			u.startDeploy(v, scale{min: 1})
-			u.awaitStatus(v, "ERROR", 9*time.Second)
+			u.awaitStatus(v, "ERROR", 20*time.Second)
 			t.Logf("ERROR after %s", time.Since(began).Round(10*time.Millisecond))
 
 			d := u.lookDeployment(v)

@@ -20,12 +20,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goals for the time until the platform is ready with its sample callable, and what the test tolerates: its machine
-// does other things too.
+// Goals for the time until the platform is ready with its sample callable, of which the test tells, and for its memory.
+// The test fails when they are grossly missed: its machine does other things too.
 const (
-	emptyGoal, emptyLimit       = 10 * time.Second, 20 * time.Second
-	existingGoal, existingLimit = 3 * time.Second, 10 * time.Second
-	residentGoal, residentLimit = 150, 200
+	emptyGoal, existingGoal     = 10 * time.Second, 3 * time.Second
+	residentGoal, residentLimit = 150, 300
 )
 
 // TestFirstLight is the first five minutes of the README on an empty directory, and a restart on what they left.
@@ -34,7 +33,7 @@ func TestFirstLight(t *testing.T) {
 	p := up(t, nil)
 	took := time.Since(began)
 	t.Logf("ready on an empty directory after %s (goal %s)", took.Round(10*time.Millisecond), emptyGoal)
-	require.Less(t, took, emptyLimit)
+	require.Less(t, took, lenient(emptyGoal))
 
 	admin := p.administrator(t)
 	sample := sampleOf(admin)
@@ -55,7 +54,7 @@ func TestFirstLight(t *testing.T) {
 	p.start(t)
 	took = time.Since(began)
 	t.Logf("ready on an existing directory after %s (goal %s)", took.Round(10*time.Millisecond), existingGoal)
-	require.Less(t, took, existingLimit)
+	require.Less(t, took, lenient(existingGoal))
 	require.Equal(t, sample, sampleOf(admin), "the sample is the same function after a restart")
 	a := key.call("POST", "/echo", sample.host(), text(`{"message":"again ","repeats":2}`))
 	require.Equal(t, "again again ", string(a.body), "the key works after a restart, and the sample answers: %s", a)
@@ -69,10 +68,12 @@ func sampleOf(u user) version {
 	var list struct {
 		Functions []details `json:"functions"`
 	}
-	u.must("GET", "/v2/nvcf/functions/"+id+"/versions", &list)
-	require.Len(u.t, list.Functions, 1)
-	require.Equal(u.t, "sample-echo", list.Functions[0].Name)
-	require.Equal(u.t, "ACTIVE", list.Functions[0].Status)
+	soon(u.t, 5*time.Second, "the sample is ACTIVE", func() bool { // after a restart its instance starts anew
+		u.must("GET", "/v2/nvcf/functions/"+id+"/versions", &list)
+		require.Len(u.t, list.Functions, 1)
+		require.Equal(u.t, "sample-echo", list.Functions[0].Name)
+		return list.Functions[0].Status == "ACTIVE"
+	}, func() string { return list.Functions[0].Status })
 	return version{function: id, id: list.Functions[0].VersionID}
 }
 
@@ -158,7 +159,7 @@ func testRecipes(t *testing.T, p *platform, admin, key user, sample version) {
 func testStreams(t *testing.T, key user, sample version) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	const events, every = 5, 200 * time.Millisecond
+	const events, every = 5, 500 * time.Millisecond
 	req := key.request(ctx, "POST", "/echo", sample.host(), header("Accept", "text/event-stream"),
 		text(fmt.Sprintf(`{"message":"tick","repeats":%d,"delay":%g,"stream":true}`, events, every.Seconds())))
 	began := time.Now()
@@ -250,7 +251,7 @@ func TestSecondPlatform(t *testing.T) {
 	require.NoError(t, err)
 	defer os.RemoveAll(filepath.Dir(second.Dir))
 	second.Env = append(second.Env, "SIROCCO_DATA_DIR="+p.Dir)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	require.Error(t, second.Start(ctx))
 	require.Contains(t, string(second.log.read()), "SIROCCO_DATA_DIR")

@@ -93,7 +93,7 @@ func TestGRPC(t *testing.T) {
 	err = conn.Invoke(known, "/Echo/NoSuchMethod", wrapperspb.String("x"), &wrapperspb.StringValue{})
 	require.Equal(t, codes.Unimplemented, status.Code(err), "unknown methods pass through")
 
-	short, stop := context.WithTimeout(known, 300*time.Millisecond)
+	short, stop := context.WithTimeout(known, 2*time.Second)
 	defer stop()
 	open, err := conn.NewStream(short, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/Echo/EchoMessageStreaming")
 	require.NoError(t, err)

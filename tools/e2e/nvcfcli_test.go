@@ -24,7 +24,7 @@ type nvcfCLI struct {
 // run gives the client an empty environment, so that nothing of the tester's changes what is tested.
 func (c nvcfCLI) run(args ...string) (string, error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.program, args...)
 	cmd.Dir = c.home

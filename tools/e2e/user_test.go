@@ -116,7 +116,7 @@ func (u user) request(ctx context.Context, method, path string, how ...asked) *h
 }
 
 // patience bounds every call of a test.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // try makes a call that may fail.
 func (u user) try(ctx context.Context, method, path string, how ...asked) (answer, error) {
@@ -472,8 +472,8 @@ func take(t *testing.T, c <-chan result, limit time.Duration) result {
 	select {
 	case r := <-c:
 		return r
-	case <-time.After(limit):
-		require.Fail(t, "no answer within "+limit.String())
+	case <-time.After(lenient(limit)):
+		require.Fail(t, "no answer within "+lenient(limit).String())
 		return result{}
 	}
 }

@@ -23,7 +23,8 @@ func TestPoll(t *testing.T) {
 	require.Empty(t, a.body)
 	require.Equal(t, "0", a.header.Get("Content-Length"))
 	require.Equal(t, "in-progress", a.header.Get("NVCF-STATUS"))
-	require.InDelta(t, time.Second.Seconds(), a.took.Seconds(), 0.7, "when the window ends")
+	require.Greater(t, a.took, 900*time.Millisecond, "when the window ends")
+	require.Less(t, a.took, lenient(time.Second), "when the window ends")
 	id := a.header.Get("NVCF-REQID")
 	status := "/v2/nvcf/pexec/status/" + id
 
@@ -34,7 +35,7 @@ func TestPoll(t *testing.T) {
 	polls := 0
 	for {
 		polls++
-		require.Less(t, polls, 6)
+		require.Less(t, polls, 20)
 		a = caller.call("GET", status, second)
 		require.Equal(t, id, a.header.Get("NVCF-REQID"))
 		if a.status != 202 {
@@ -62,9 +63,10 @@ func TestFinishedBetweenPolls(t *testing.T) {
 	a := caller.call("POST", "/v2/nvcf/pexec/functions/"+v.function, header("NVCF-POLL-SECONDS", "1"), body(run{1500}))
 	require.Equal(t, 202, a.status, a)
 	pause(1500 * time.Millisecond)
+	soon(t, time.Second, "the function is done", func() bool { return caller.report(v).Done == 1 })
 	a = caller.call("GET", "/v2/nvcf/pexec/status/"+a.header.Get("NVCF-REQID"))
 	require.Equal(t, 200, a.status, a)
-	require.Less(t, a.took, time.Second)
+	require.Less(t, a.took, lenient(time.Second))
 }
 
 // TestDirectWindow asserts that a direct call that does not begin to answer gets 504 two seconds after its window, and
@@ -77,7 +79,8 @@ func TestDirectWindow(t *testing.T) {
 	caller := admin.caller()
 	a := caller.run(v, 20_000, header("NVCF-POLL-SECONDS", "1"))
 	a.refused(504)
-	require.InDelta(t, 3.0, a.took.Seconds(), 1, "window and grace")
+	require.Greater(t, a.took, 2*time.Second, "window and grace")
+	require.Less(t, a.took, 15*time.Second, "before the function is done")
 	require.Equal(t, "errored", a.header.Get("NVCF-STATUS"))
 	require.NotEmpty(t, a.header.Get("NVCF-REQID"))
 	soon(t, propagation, "the function's request is cancelled", func() bool { return caller.report(v).Cancelled == 1 })
@@ -85,7 +88,9 @@ func TestDirectWindow(t *testing.T) {
 	for _, bad := range []string{"3601", "soon", "1.5"} {
 		caller.run(v, 0, header("NVCF-POLL-SECONDS", bad)).refused(400)
 	}
-	caller.runs(v, 0, header("NVCF-POLL-SECONDS", "0"))
+	soon(t, time.Second, "a call without a window is answered at once or not at all", func() bool {
+		return caller.run(v, 0, header("NVCF-POLL-SECONDS", "0")).status == 200
+	})
 }
 
 // TestClientLeaves asserts that a function learns within a second that its caller is gone, and that the slot is free.
@@ -132,7 +137,7 @@ func TestQueue(t *testing.T) {
 	}
 	took := time.Since(began)
 	require.GreaterOrEqual(t, took, 1800*time.Millisecond)
-	require.Less(t, took, 6*time.Second)
+	require.Less(t, took, lenient(6*time.Second))
 	r := caller.report(v)
 	require.Equal(t, 1, r.Most, "never two at once")
 	require.Equal(t, 6, r.Calls, "each once")
@@ -145,22 +150,31 @@ func TestQueueLeft(t *testing.T) {
 	admin.removeLater(v)
 	admin.deploy(v, scale{min: 1, max: 1, slots: 1})
 	caller := admin.caller()
-	busy := caller.later("POST", "/run", v.host(), body(run{4000}))
 	watcher, _ := admin.key([]string{"queue_details"})
+	depth := func() (all int) {
+		var got struct {
+			Queues []struct {
+				Depth int `json:"queueDepth"`
+			} `json:"queues"`
+		}
+		watcher.must("GET", "/v2/nvcf/queues/functions/"+v.function, &got)
+		for _, q := range got.Queues {
+			all += q.Depth
+		}
+		return all
+	}
+	var busy []<-chan result
+	for range 2 {
+		busy = append(busy, caller.later("POST", "/run", v.host(), body(run{4000})))
+	}
+	soon(t, 3*time.Second, "one call goes on and one waits", func() bool { return depth() == 1 })
 	ctx, leave := context.WithTimeout(t.Context(), time.Second)
 	defer leave()
-	pause(200 * time.Millisecond)
 	_, err := caller.try(ctx, "POST", "/run", v.host(), body(run{1}))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Equal(t, 200, take(t, busy, 10*time.Second).status())
-	require.Equal(t, 2, caller.runs(v, 0).Calls, "the one that left was not executed")
-	var depth struct {
-		Queues []struct {
-			Depth int `json:"queueDepth"`
-		} `json:"queues"`
+	for _, c := range busy {
+		require.Equal(t, 200, take(t, c, 15*time.Second).status())
 	}
-	watcher.must("GET", "/v2/nvcf/queues/functions/"+v.function, &depth)
-	for _, q := range depth.Queues {
-		require.Zero(t, q.Depth)
-	}
+	require.Equal(t, 3, caller.runs(v, 0).Calls, "the one that left was not executed")
+	soon(t, propagation, "nothing waits any more", func() bool { return depth() == 0 })
 }
