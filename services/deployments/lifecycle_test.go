@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +162,10 @@ func TestHealthInfoHasEveryErrorAndGoesWithThem(t *testing.T) {
 		w.report(l, instances.Terminated, func(r *instances.Report) { r.Cause, r.Message = cause, why })
 	}
 	die(first, instances.ImagePull, "no such tag")
+	require.Eventually(t, func() bool { // reports of different instances come in any order
+		d, err := w.get(f)
+		return err == nil && slices.ContainsFunc(d.Instances, func(i instances.Brief) bool { return i.Status == errored })
+	}, soon, 5*time.Millisecond)
 	die(second, instances.OutOfMemory, "killed")
 	got := w.becomes(f, functions.Error)
 	require.Len(t, got.HealthInfo, 2, "each different error once")

@@ -46,7 +46,7 @@ func TestDeployBecomesActive(t *testing.T) {
 	require.Equal(t, "NCP.GPU.H100_1x", l.order.InstanceType, "orders name things as the node does")
 	require.Equal(t, []string{"GPU-n1-0"}, l.order.Devices)
 	require.Equal(t, d.ID, l.order.DeploymentID)
-	require.WithinDuration(t, time.Now().Add(startSimulated), l.order.Deadline, 10*time.Second)
+	require.WithinDuration(t, time.Now().Add(startSimulated), l.order.Deadline, startSimulated/2)
 	got := w.becomes(f, functions.Deploying)
 	require.Equal(t, "starting", got.Reason.Code)
 	require.Equal(t, d.CreatedAt, got.CreatedAt)
@@ -75,32 +75,50 @@ func TestDeployBecomesActive(t *testing.T) {
 }
 
 func TestNoMinimumIsActiveAtOnceAndWakesQuickly(t *testing.T) {
-	w := newWorld(t, node("n1", 2))
+	const tries = 16
+	w := newWorld(t, node("n1", tries))
 	w.start()
-	f := w.version()
 	costly, cheap := one(0, 2), one(0, 1)
 	costly.PreferredOrder, cheap.PreferredOrder = new(9), new(2)
-	d := w.deploy(f, costly, cheap)
-	require.Equal(t, functions.Active, d.FunctionStatus)
-	require.Equal(t, functions.Active, w.status(f.VersionID))
-	w.becomes(f, functions.Active)
-	require.Zero(t, w.count("deployments.instances"))
+	var f functions.Function
+	quickly(t, time.Second, tries, func(try int) time.Duration {
+		f = w.version()
+		d := w.deploy(f, costly, cheap)
+		require.Equal(t, functions.Active, d.FunctionStatus)
+		require.Equal(t, functions.Active, w.status(f.VersionID))
+		w.becomes(f, functions.Active)
+		require.Equal(t, try, w.count("deployments.instances"))
 
-	began := time.Now()
-	for range 3 {
-		_, err := bus.Call(t.Context(), w.conn, contract.Wake, contract.WakeRequest{VersionID: f.VersionID})
-		require.NoError(t, err)
-	}
-	l := w.launch()
-	t.Logf("from wake to launch order: %s", time.Since(began))
-	require.Less(t, time.Since(began), time.Second)
-	require.Equal(t, d.Specifications[1].ID, l.order.GPUSpecificationID, "the preferred specification first")
+		began := time.Now()
+		for range 3 {
+			_, err := bus.Call(t.Context(), w.conn, contract.Wake, contract.WakeRequest{VersionID: f.VersionID})
+			require.NoError(t, err)
+		}
+		l := w.launch()
+		took := time.Since(began)
+		require.Equal(t, d.Specifications[1].ID, l.order.GPUSpecificationID, "the preferred specification first")
+		return took
+	})
 	require.Eventually(t, func() bool {
 		d, err := w.get(f)
 		return err == nil && len(d.Instances) == 1 && d.Instances[0].Status == "RUNNING"
 	}, soon, 5*time.Millisecond)
 	w.quiet(f)
 	require.Equal(t, "ACTIVE", w.path(f.VersionID))
+}
+
+// quickly fails unless one of several tries takes less than the limit: a busy machine is late now and then, what only a
+// later pass finds is late each time.
+func quickly(t *testing.T, limit time.Duration, tries int, try func(n int) time.Duration) {
+	t.Helper()
+	var took []time.Duration
+	for n := range tries {
+		took = append(took, try(n))
+		if took[n] < limit {
+			return
+		}
+	}
+	require.Fail(t, "it is never quick", "%s", took)
 }
 
 func TestACrashingImageBecomesErrorWithItsLastLines(t *testing.T) {
@@ -417,24 +435,30 @@ func TestWaitingForCapacityIsExplainedAndEnds(t *testing.T) {
 			reasons <- u.Reason
 		}
 	})
-	w.capacity("n1", func(n *clusters.Node) { n.Devices[0].State = clusters.Foreign })
 	w.start()
-	f := w.version()
-	s := one(1, 1)
-	s.InstanceType = "NCP.GPU.H100_2x"
-	w.deploy(f, s)
-	const why = "no node with 2 free H100: 1 node, largest free group 1"
-	require.Equal(t, "no-node-with-2-free-H100: "+why, <-reasons)
-	d := w.becomes(f, functions.Deploying)
-	require.Equal(t, "no-node-with-2-free-H100", d.Reason.Code)
-	require.Contains(t, d.Reason.Message, why)
-	require.Equal(t, "no-node-with-2-free-H100: "+why, d.HealthInfo[0].Error)
-	w.capacity("n1", func(n *clusters.Node) { n.Devices[0].State = clusters.Free })
-	began := time.Now()
-	require.Equal(t, []string{"GPU-n1-0", "GPU-n1-1"}, w.launch().order.Devices)
-	require.Less(t, time.Since(began), 2*time.Second)
-	require.Empty(t, w.becomes(f, functions.Active).HealthInfo)
-	require.Empty(t, reasons, "one event per reason, however often it is tried")
+	quickly(t, 2*time.Second, 5, func(int) time.Duration {
+		w.capacity("n1", func(n *clusters.Node) { n.Devices[0].State = clusters.Foreign })
+		f := w.version()
+		s := one(1, 1)
+		s.InstanceType = "NCP.GPU.H100_2x"
+		w.deploy(f, s)
+		const why = "no node with 2 free H100: 1 node, largest free group 1"
+		require.Equal(t, "no-node-with-2-free-H100: "+why, <-reasons)
+		d := w.becomes(f, functions.Deploying)
+		require.Equal(t, "no-node-with-2-free-H100", d.Reason.Code)
+		require.Contains(t, d.Reason.Message, why)
+		require.Equal(t, "no-node-with-2-free-H100: "+why, d.HealthInfo[0].Error)
+		w.capacity("n1", func(n *clusters.Node) { n.Devices[0].State = clusters.Free })
+		began := time.Now()
+		require.Equal(t, []string{"GPU-n1-0", "GPU-n1-1"}, w.launch().order.Devices)
+		took := time.Since(began)
+		require.Empty(t, w.becomes(f, functions.Active).HealthInfo)
+		require.Empty(t, reasons, "one event per reason, however often it is tried")
+		_, err := w.undeploy(f, false)
+		require.NoError(t, err)
+		w.vanishes(f)
+		return took
+	})
 }
 
 func TestOneSpecificationWithoutPlaceDoesNotStopOthers(t *testing.T) {
@@ -445,9 +469,10 @@ func TestOneSpecificationWithoutPlaceDoesNotStopOthers(t *testing.T) {
 	large.InstanceType = "NCP.GPU.H100_4x"
 	d := w.deploy(f, large, one(1, 1))
 	require.Equal(t, d.Specifications[1].ID, w.launch().order.GPUSpecificationID)
-	got := w.becomes(f, functions.Deploying)
-	require.Equal(t, "no-node-with-4-free-H100", got.Reason.Code)
-	require.Len(t, got.HealthInfo, 1)
+	require.Eventually(t, func() bool {
+		d, err := w.get(f)
+		return err == nil && d.Status == functions.Deploying && d.Reason != nil && d.Reason.Code == "no-node-with-4-free-H100" && len(d.HealthInfo) == 1
+	}, soon, 5*time.Millisecond)
 }
 
 func TestTheStatusIsToldUntilItIsHeard(t *testing.T) {

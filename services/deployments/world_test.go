@@ -39,7 +39,7 @@ func TestModuleIsComplete(t *testing.T) {
 
 const (
 	account = "acct-77"
-	soon    = 30 * time.Second
+	soon    = time.Minute
 )
 
 // launched is an order that a node took.
