@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -140,8 +139,13 @@ func set(field reflect.Value, values []string) (rule string) {
 		field.SetZero()
 		return ""
 	}
-	if slices.ContainsFunc(values, func(v string) bool { return strings.ContainsRune(v, 0) }) {
-		return noNUL
+	for _, v := range values {
+		switch {
+		case strings.ContainsRune(v, 0):
+			return noNUL
+		case !utf8.ValidString(v): // the bus would carry U+FFFD in its place, and two owners would be one
+			return notUTF8
+		}
 	}
 	switch field.Kind() {
 	case reflect.String:
@@ -352,6 +356,8 @@ func walkArray(dec *json.Decoder, path string, depth int) error {
 
 // noNUL is a rule because no database column takes the character.
 const noNUL = "must not contain the character U+0000"
+
+const notUTF8 = "must be UTF-8"
 
 func join(path, key string) string {
 	if path == "" {

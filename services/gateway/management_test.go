@@ -177,6 +177,9 @@ func TestPathQueryAndHeaderWinOverTheBody(t *testing.T) {
 		require.Equal(t, field, refused(t, do(t, c, request(t, "GET", s.url+path, nil, "Authorization", token)), 400).Violations[0].Field)
 	}
 	refused(t, do(t, c, request(t, "GET", s.url+"/v1/keys/a%00b", nil)), 400)
+	refused(t, do(t, c, request(t, "GET", s.url+"/v1/keys/a%FFb", nil)), 400)
+	latin := request(t, "GET", s.url+"/v1/keys", nil, "Key-Issuer-Id", "i", "Key-Owner-Id", "caf\xe9")
+	require.Equal(t, "Key-Owner-Id", refused(t, do(t, c, latin), 400).Violations[0].Field, "two owners must not become one")
 	require.InDelta(t, 7, ask("GET", "/v1/audit/events?limit=7&after=9", "")["limit"], 0)
 }
 
