@@ -43,6 +43,9 @@ func Call[Req, Resp any](ctx context.Context, c *Conn, e rpc.Endpoint[Req, Resp]
 	if len(body) > MaxPayload-(64<<10) {
 		return resp, problem.New(problem.TooLarge, "the request is larger than %d bytes", MaxPayload-(64<<10))
 	}
+	if !c.reached(ctx) {
+		return resp, problem.New(problem.Unavailable, "the %s service cannot be reached, because NATS cannot; try again", e.Service)
+	}
 	msg := &nats.Msg{Subject: e.Subject(), Data: body, Header: outgoing(ctx)}
 	answer, err := c.nc.RequestMsgWithContext(ctx, msg)
 	switch {
@@ -68,6 +71,22 @@ func Call[Req, Resp any](ctx context.Context, c *Conn, e rpc.Endpoint[Req, Resp]
 		return resp, fmt.Errorf("%s: decode answer: %w", e.Subject(), err)
 	}
 	return resp, nil
+}
+
+// A call waits this long for a connection that is being made again. One that stays away is told, and nothing was sent.
+const (
+	reconnectPatience = 2 * time.Second
+	reconnectLook     = 20 * time.Millisecond
+)
+
+// reached waits for the connection, for a moment.
+func (c *Conn) reached(ctx context.Context) bool {
+	for end := time.Now().Add(reconnectPatience); !c.nc.IsConnected(); pause(ctx, reconnectLook) {
+		if ctx.Err() != nil || c.nc.IsClosed() || time.Now().After(end) {
+			return false
+		}
+	}
+	return true
 }
 
 func outgoing(ctx context.Context) nats.Header {

@@ -2,7 +2,9 @@ package bus_test
 
 import (
 	"context"
+	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -10,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
+	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
 	"github.com/sirocco-cloud/sirocco/libs/store"
 )
@@ -93,4 +97,60 @@ func TestASubjectOfNoStreamIsNoLostStream(t *testing.T) {
 	require.Error(t, err)
 	require.Zero(t, n)
 	announce(t, c, "still there")
+}
+
+func TestALostBucketIsEmptyUntilItsOwnerMakesItAgain(t *testing.T) {
+	t.Parallel()
+	nats := startTCP(t)
+	owner, guest := nats.connect().Objects("things", 1<<20), nats.connect().Objects("things", 0)
+	require.NoError(t, owner.Declare(t.Context()))
+	_, err := guest.Put(t.Context(), "a", strings.NewReader("what was"))
+	require.NoError(t, err)
+	require.NoError(t, owner.Restore(t.Context()), "nothing is lost")
+	there, err := guest.Has(t.Context(), "a")
+	require.NoError(t, err)
+	require.True(t, there)
+
+	nats.forget()
+	require.Eventually(t, func() bool {
+		there, err := guest.Has(t.Context(), "a")
+		return err == nil && !there
+	}, patience, tick)
+	_, _, err = guest.Get(t.Context(), "a")
+	require.ErrorIs(t, err, bus.ErrNoObject)
+	require.NoError(t, owner.Delete(t.Context(), "a"))
+	require.Eventually(t, func() bool { return owner.Restore(t.Context()) == nil }, patience, tick)
+	_, err = guest.Put(t.Context(), "a", strings.NewReader("what is"))
+	require.NoError(t, err)
+	body, _, err := owner.Get(t.Context(), "a")
+	require.NoError(t, err)
+	b, err := io.ReadAll(body)
+	require.NoError(t, err)
+	require.NoError(t, body.Close())
+	require.Equal(t, "what is", string(b))
+}
+
+func TestACallWithoutNATSIsRefusedAndNeverSentLater(t *testing.T) {
+	t.Parallel()
+	nats := startTCP(t)
+	server, c := bus.NewServer(nats.connect(), "shop"), nats.connect()
+	asked := make(chan string, 8)
+	echo := rpc.Endpoint[sold, sold]{Service: "shop", Resource: "item", Verb: "echo"}
+	bus.Serve(server, echo, func(_ context.Context, r sold) (sold, error) {
+		asked <- r.Item
+		return r, nil
+	})
+	require.NoError(t, server.Start(t.Context()))
+	t.Cleanup(func() { _ = server.Stop(context.Background()) })
+	nats.stop()
+	require.Eventually(t, func() bool { return !c.Connected() }, patience, tick)
+	_, err := bus.Call(t.Context(), c, echo, sold{"lost"})
+	require.True(t, problem.HasCode(err, problem.Unavailable), "%v", err)
+
+	nats.start()
+	require.Eventually(t, func() bool {
+		_, err := bus.Call(t.Context(), c, echo, sold{"again"})
+		return err == nil
+	}, patience, tick)
+	require.Equal(t, "again", next(t, asked))
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"sync"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 )
 
 // Objects is a bucket of JetStream's object store: large values under names, in chunks, as durable as every other
@@ -40,6 +42,27 @@ func (c *Conn) Objects(bucket string, maxBytes int64) *Objects {
 func (o *Objects) Declare(ctx context.Context) error {
 	_, err := o.open(ctx)
 	return err
+}
+
+// Restore makes the bucket exist again, empty, when the server has lost it. Its owner calls it before somebody writes.
+func (o *Objects) Restore(ctx context.Context) error {
+	_, err := o.conn.js.ObjectStore(ctx, o.bucket)
+	if !o.lost(ctx, err) {
+		return err
+	}
+	o.mu.Lock()
+	o.store = nil
+	o.mu.Unlock()
+	o.conn.log.Error("NATS had lost an object store, it was made again; the objects in it are lost", zap.String("bucket", o.bucket))
+	return o.Declare(ctx)
+}
+
+// lost tells whether err means that there is no bucket, and so no object either.
+func (o *Objects) lost(ctx context.Context, err error) bool {
+	if errors.Is(err, nats.ErrNoResponders) { // or JetStream is not up yet
+		_, err = o.conn.js.ObjectStore(ctx, o.bucket)
+	}
+	return errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
 func (o *Objects) open(ctx context.Context) (jetstream.ObjectStore, error) {
@@ -88,7 +111,7 @@ func (o *Objects) Get(ctx context.Context, key string) (body io.ReadCloser, size
 		return nil, 0, err
 	}
 	object, err := s.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
+	if errors.Is(err, jetstream.ErrObjectNotFound) || o.lost(ctx, err) {
 		return nil, 0, ErrNoObject
 	}
 	if err != nil {
@@ -108,7 +131,7 @@ func (o *Objects) Has(ctx context.Context, key string) (bool, error) {
 		return false, err
 	}
 	_, err = s.GetInfo(ctx, key)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
+	if errors.Is(err, jetstream.ErrObjectNotFound) || o.lost(ctx, err) {
 		return false, nil
 	}
 	if err != nil {
@@ -123,7 +146,7 @@ func (o *Objects) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Delete(ctx, key); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+	if err := s.Delete(ctx, key); err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) && !o.lost(ctx, err) {
 		return fmt.Errorf("delete object: %w", err)
 	}
 	return nil

@@ -273,6 +273,11 @@ func (f *Functions) AdmitObject(ctx context.Context, r contract.AdmitObjectReque
 		if admitted, err = own.Admits(ctx, r.Method, assetID, r.Signature); err != nil {
 			return none, err
 		}
+		if admitted && r.Method == http.MethodPut {
+			if err := own.Restore(ctx); err != nil {
+				return none, err
+			}
+		}
 	}
 	if !admitted {
 		return none, problem.New(problem.Forbidden, "this address is not signed for the request, or its time is over; ask for another one")

@@ -260,6 +260,8 @@ func (g *Gateway) learnRevocations(ctx context.Context) error {
 const (
 	heartbeat     = 5 * time.Second
 	heartbeatLate = 3 * time.Second
+	// heartbeatMissed is the pause after a question without an answer, so that an end of the silence is noticed soon.
+	heartbeatMissed = time.Second
 )
 
 // listenToBus asks the bus for a sign of life, without which nothing is decided after a minute, and reads the revoked
@@ -283,6 +285,11 @@ func (g *Gateway) listenToBus(ctx context.Context) {
 			g.auth.heard(at)
 		}
 		g.auth.cache.sweep(at)
+		if silent {
+			tick.Reset(heartbeatMissed)
+		} else {
+			tick.Reset(heartbeat)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -330,8 +337,12 @@ func (g *Gateway) Stop(ctx context.Context) error {
 // Check reports what the gateway waits for.
 func (g *Gateway) Check(context.Context) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.waiting
+	waiting := g.waiting
+	g.mu.Unlock()
+	if waiting == nil && !g.auth.hears(g.clock.Now(), credentialLife) {
+		return errors.New("waiting for a sign of life of NATS; no credential counts until then")
+	}
+	return waiting
 }
 
 func (g *Gateway) setWaiting(err error) {

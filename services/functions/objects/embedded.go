@@ -18,6 +18,8 @@ import (
 type Bucket interface {
 	Has(ctx context.Context, key string) (bool, error)
 	Delete(ctx context.Context, key string) error
+	// Restore makes a bucket exist again that was lost.
+	Restore(ctx context.Context) error
 }
 
 // Embedded is the platform's own store.
