@@ -113,6 +113,8 @@ type InternalRequest struct {
 type Launchable struct {
 	Function Function `json:"function"`
 	Secrets  []Secret `json:"secrets,omitempty"`
+	// Telemetries are the endpoints that the version names, each with its secret.
+	Telemetries []LaunchTelemetry `json:"telemetries,omitempty"`
 	// RegistryAuth opens the registry of the container image, when the account has a credential for it.
 	RegistryAuth *RegistryAuth `json:"registryAuth,omitempty"`
 }

@@ -118,8 +118,11 @@ type AuthorizationsChanged struct {
 type SecretsChanged struct {
 	FunctionID string   `json:"functionId"`
 	VersionID  string   `json:"versionId"`
+	// Changed and Deleted are secrets of the version itself.
 	Changed    []string `json:"changed,omitempty"`
 	Deleted    []string `json:"deleted,omitempty"`
+	// Telemetries are the telemetry endpoints of the version whose secrets changed, by name.
+	Telemetries []string `json:"telemetries,omitempty"`
 }
 
 // RateLimitChanged is the payload of ratelimit_updated; a nil limit was removed.

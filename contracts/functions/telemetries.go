@@ -19,6 +19,15 @@ type Telemetry struct {
 	CreatedAt   time.Time `json:"createdAt"`
 }
 
+// LaunchTelemetry is a telemetry endpoint as an instance gets it. Secret has its name and its value.
+type LaunchTelemetry struct {
+	Telemetry
+	Secret Secret `json:"secret"`
+}
+
+// SpeaksOTLP reports whether the endpoint takes the OpenTelemetry protocol itself, so that an exporter can be pointed at it.
+func (t Telemetry) SpeaksOTLP() bool { return t.Provider == "OTEL_COLLECTOR" || t.Provider == "GRAFANA_CLOUD" }
+
 // The values of [Telemetry] (§6).
 var (
 	TelemetryProtocols = []string{"HTTP", "GRPC"}

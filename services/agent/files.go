@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
@@ -13,11 +14,7 @@ import (
 
 // writeFiles lays out the directory of an instance. Nobody but the agent's user gets into it from the host; inside a
 // container, where the sub-directories are mounted, any user must read the secrets and write to inf.
-func writeFiles(dir string, secrets []functions.Secret) error {
-	b, err := secretsDocument(secrets)
-	if err != nil {
-		return err
-	}
+func writeFiles(dir string, l functions.Launchable) error {
 	for _, d := range []struct {
 		path string
 		mode fs.FileMode
@@ -29,30 +26,42 @@ func writeFiles(dir string, secrets []functions.Secret) error {
 			return fmt.Errorf("instance directory: %w", err)
 		}
 	}
-	if err := replaceFile(secretsPath(dir), b, 0o444, false); err != nil {
-		return fmt.Errorf("secrets: %w", err)
+	for path, secrets := range secretFiles(dir, l) {
+		b, err := secretsDocument(secrets)
+		if err != nil {
+			return err
+		}
+		if err := replaceFile(path, b, 0o444, false); err != nil {
+			return fmt.Errorf("secrets: %w", err)
+		}
 	}
 	return nil
 }
 
 func secretsPath(dir string) string { return filepath.Join(dir, "secrets", "secrets.json") }
 
+func accountSecretsPath(dir string) string {
+	return filepath.Join(dir, "secrets", "accounts-secrets.json")
+}
+
 // shortestSecret is the shortest value that is looked for; hiding shorter ones would hide half of any text.
 const shortestSecret = 4
 
 // hideSecrets takes the secret values of an instance out of what it wrote, because that becomes part of an event.
 func (e *end) hideSecrets(dir string) {
-	b, err := os.ReadFile(secretsPath(dir))
-	if err != nil {
-		return // it never got any
+	var documents []json.RawMessage
+	for path := range secretFiles(dir, functions.Launchable{}) {
+		if b, err := os.ReadFile(path); err == nil { // else it never got any
+			documents = append(documents, b)
+		}
 	}
-	var pairs []string
+	var values []string
 	var collect func(any)
 	collect = func(v any) {
 		switch v := v.(type) {
 		case string:
 			if len(v) >= shortestSecret {
-				pairs = append(pairs, v, "[secret]")
+				values = append(values, v)
 			}
 		case []any:
 			for _, x := range v {
@@ -64,11 +73,17 @@ func (e *end) hideSecrets(dir string) {
 			}
 		}
 	}
-	for _, document := range append(retiredSecrets(dir), b) {
+	for _, document := range append(documents, retiredSecrets(dir)...) {
 		var secrets any
 		if err := json.Unmarshal(document, &secrets); err == nil {
 			collect(secrets)
 		}
+	}
+	// The longest first: of two that begin alike, the shorter one must not leave the rest of the longer one to be read.
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(values))
+	for _, v := range values {
+		pairs = append(pairs, v, "[secret]")
 	}
 	hide := strings.NewReplacer(pairs...)
 	e.Message = hide.Replace(e.Message)

@@ -57,7 +57,7 @@ func TestTheContainerSeesItsSecretsArgumentsAndFacts(t *testing.T) {
 		require.Equal(t, mode, info.Mode().Perm(), path)
 	}
 	require.Equal(t, []string{secretsPath(dir)}, holding(t, w.dir, canary))
-	require.NoError(t, writeFiles(dir, nil), "it can be replaced, as by a start that is repeated")
+	require.NoError(t, writeFiles(dir, functions.Launchable{}), "it can be replaced, as by a start that is repeated")
 }
 
 // holding lists the files under dir that hold a text.

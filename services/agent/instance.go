@@ -264,10 +264,10 @@ func (i *instance) spec(l functions.Launchable) (drivers.Spec, error) {
 	if err != nil {
 		return drivers.Spec{}, &end{Cause: instances.TerminalError, Message: "containerArgs cannot be split into words: " + err.Error()}
 	}
-	if err := writeFiles(i.dir(), l.Secrets); err != nil {
+	if err := writeFiles(i.dir(), l); err != nil {
 		return drivers.Spec{}, &end{Cause: instances.CreateError, Message: err.Error()}
 	}
-	var env []string
+	env := exporters(l)
 	for _, e := range fn.ContainerEnvironment {
 		env = append(env, e.Key+"="+e.Value)
 	}
@@ -276,6 +276,7 @@ func (i *instance) spec(l functions.Launchable) (drivers.Spec, error) {
 		"NVCF_FUNCTION_ID="+fn.ID, "NVCF_FUNCTION_VERSION_ID="+fn.VersionID, "NVCF_FUNCTION_NAME="+fn.Name, "NVCF_NCA_ID="+fn.NCAID,
 		"NVCF_REGION="+cfg.Region, "NVCF_BACKEND="+cfg.Cluster, "NVCF_ENV=sirocco",
 		"NVCF_INSTANCETYPE="+order.InstanceType, "NVCF_INSTANCETYPE_VALUE="+order.InstanceType)
+	env = append(env, telemetryIDs(fn.Telemetries)...)
 	health := i.rec.Function.Health
 	var auth *drivers.RegistryAuth
 	if a := l.RegistryAuth; a != nil {

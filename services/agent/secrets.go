@@ -80,41 +80,58 @@ func (i *instance) writeSecrets(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	return replaceSecrets(i.dir(), l.Secrets)
+	return replaceSecrets(i.dir(), l)
 }
 
 // maxRetired is how many former sets of secrets are remembered.
 const maxRetired = 8
 
-// replaceSecrets writes the file that the instance reads. What was in it is remembered beside it, out of the instance's
-// sight, so that a former value is still taken out of what the instance wrote.
-func replaceSecrets(dir string, secrets []functions.Secret) error {
-	b, err := secretsDocument(secrets)
-	if err != nil {
-		return err
-	}
-	before, err := os.ReadFile(secretsPath(dir))
-	if err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	if bytes.Equal(before, b) {
-		return nil
-	}
-	retired := append(retiredSecrets(dir), before)
-	kept, err := json.Marshal(retired[max(len(retired)-maxRetired, 0):])
-	if err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	if err := replaceFile(retiredPath(dir), kept, 0o600, false); err != nil {
-		return fmt.Errorf("secrets: %w", err)
-	}
-	if err := replaceFile(secretsPath(dir), b, 0o444, false); err != nil {
-		return fmt.Errorf("secrets: %w", err)
+// replaceSecrets writes the files that the instance reads.
+func replaceSecrets(dir string, l functions.Launchable) error {
+	for path, secrets := range secretFiles(dir, l) {
+		b, err := secretsDocument(secrets)
+		if err == nil {
+			err = replaceSecretFile(dir, path, b)
+		}
+		if err != nil {
+			return fmt.Errorf("secrets: %w", err)
+		}
 	}
 	return nil
 }
 
-// secretsDocument is the content of secrets.json: names and values.
+// replaceSecretFile remembers what was in a file beside it, out of the instance's sight, so that a former value is still
+// taken out of what the instance wrote.
+func replaceSecretFile(dir, path string, b []byte) error {
+	before, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return replaceFile(path, b, 0o444, false) // the instance was started before there was such a file
+	}
+	if err != nil || bytes.Equal(before, b) {
+		return err
+	}
+	retired := append(retiredSecrets(dir), before)
+	kept, err := json.Marshal(retired[max(len(retired)-maxRetired, 0):])
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(retiredPath(dir), kept, 0o600, false); err != nil {
+		return err
+	}
+	return replaceFile(path, b, 0o444, false)
+}
+
+// secretFiles are the files with secrets of an instance, and what each holds: those of the function, and those of the
+// telemetry endpoints that it names (invocation §5.4).
+func secretFiles(dir string, l functions.Launchable) map[string][]functions.Secret {
+	telemetries := make([]functions.Secret, 0, len(l.Telemetries))
+	for _, t := range l.Telemetries {
+		telemetries = append(telemetries, t.Secret)
+	}
+	return map[string][]functions.Secret{secretsPath(dir): l.Secrets, accountSecretsPath(dir): telemetries}
+}
+
+// secretsDocument is the content of a file with secrets: names and values.
 func secretsDocument(secrets []functions.Secret) ([]byte, error) {
 	values := map[string]json.RawMessage{}
 	for _, s := range secrets {

@@ -484,6 +484,9 @@ func (f *Functions) Launch(ctx context.Context, r contract.InternalRequest) (con
 	if launchable.RegistryAuth, err = f.registryAuth(ctx, v.account, v.spec.ContainerImage); err != nil {
 		return contract.Launchable{}, err
 	}
+	if launchable.Telemetries, err = f.launchTelemetries(ctx, v); err != nil {
+		return contract.Launchable{}, err
+	}
 	for _, s := range sealed {
 		value, err := f.vault.Open(ctx, place(v.id, s.name), s.value)
 		if err != nil {

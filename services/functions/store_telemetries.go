@@ -77,13 +77,26 @@ func (r reads) telemetry(ctx context.Context, account, telemetryID string, lock 
 	return first(r.collectTelemetries(ctx, `WHERE telemetry_id = $1 AND account = $2`+string(lock), telemetryID, account))
 }
 
-// telemetryUsers returns versions of an account that refer to a telemetry endpoint, limit at most.
-func (r reads) telemetryUsers(ctx context.Context, account, telemetryID string, limit int) ([]pair, error) {
+// sealedTelemetry is a telemetry endpoint with its secret, as it is stored.
+func (r reads) sealedTelemetry(ctx context.Context, account, telemetryID string) (t contract.Telemetry, sealed []byte, found bool, err error) {
+	t, found, err = r.telemetry(ctx, account, telemetryID, unlocked)
+	if err != nil || !found {
+		return t, nil, found, err
+	}
+	if err = r.db.QueryRow(ctx, `SELECT name, sealed FROM functions.telemetries WHERE telemetry_id = $1`, t.TelemetryID).Scan(&t.Name, &sealed); err != nil {
+		return t, nil, false, fmt.Errorf("read secret of a telemetry: %w", err)
+	}
+	return t, sealed, true, nil
+}
+
+// telemetryUsers returns versions of an account that refer to a telemetry endpoint and fulfil one more condition, limit at
+// most.
+func (r reads) telemetryUsers(ctx context.Context, account, telemetryID, condition string, limit int) ([]pair, error) {
 	return collect(ctx, r, "find users of a telemetry", func(row pgx.CollectableRow) (p pair, err error) {
 		return p, row.Scan(&p.functionID, &p.versionID)
 	}, `SELECT function_id::text, version_id::text FROM functions.versions WHERE account = $1
 		AND $2 IN (lower(spec->'telemetries'->>'logsTelemetryId'), lower(spec->'telemetries'->>'metricsTelemetryId'), lower(spec->'telemetries'->>'tracesTelemetryId'))`+
-		newestFirst+` LIMIT $3`, account, telemetryID, limit)
+		condition+newestFirst+` LIMIT $3`, account, telemetryID, limit)
 }
 
 func (u unit) insertTelemetry(ctx context.Context, account string, t contract.Telemetry, sealed []byte) error {

@@ -20,6 +20,8 @@ const (
 	maxEndpoint = 2048
 	// maxUsers bounds how many versions the refusal of a deletion lists.
 	maxUsers = 20
+	// maxDeployed bounds how many deployed versions hear of a new secret at once.
+	maxDeployed = 10_000
 )
 
 // Accounts asks the keys service for an account with its limits.
@@ -193,12 +195,57 @@ func (f *Functions) SetTelemetrySecret(ctx context.Context, r contract.Telemetry
 		if err := u.saveTelemetry(ctx, t, sealed); err != nil {
 			return err
 		}
+		if err := u.tellUsers(ctx, caller.Account, t); err != nil {
+			return err
+		}
 		return announce(ctx, u, contract.TelemetrySecretChanged, caller.Account, t.TelemetryID, contract.TelemetryResponse{Telemetry: t})
 	})
 	if store.IsUnique(err, "telemetries_name") {
 		err = nameTaken(r.Secret.Name)
 	}
 	return rpc.None{}, err
+}
+
+// tellUsers says to whoever runs a version with this telemetry endpoint that there is a new secret.
+func (u unit) tellUsers(ctx context.Context, account string, t contract.Telemetry) error {
+	users, err := u.telemetryUsers(ctx, account, t.TelemetryID, ` AND status <> 'INACTIVE'`, maxDeployed)
+	if err != nil {
+		return err
+	}
+	for _, p := range users {
+		changed := contract.SecretsChanged{FunctionID: p.functionID, VersionID: p.versionID, Telemetries: []string{t.Name}}
+		if err := tell(ctx, u, contract.SecretsUpdated, version{id: p.versionID, functionID: p.functionID, account: account}, changed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// launchTelemetries are the telemetry endpoints that a version names, each once, with the values of their secrets.
+func (f *Functions) launchTelemetries(ctx context.Context, v version) ([]contract.LaunchTelemetry, error) {
+	if v.spec.Telemetries == nil {
+		return nil, nil
+	}
+	var all []contract.LaunchTelemetry
+	named := []string{v.spec.Telemetries.Logs, v.spec.Telemetries.Metrics, v.spec.Telemetries.Traces}
+	for _, telemetryID := range distinct(named) {
+		if telemetryID == "" {
+			continue
+		}
+		t, sealed, found, err := f.store.sealedTelemetry(ctx, v.account, telemetryID)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			continue // an endpoint in use cannot be deleted, so this one was never there
+		}
+		value, err := f.vault.Open(ctx, telemetryPlace(t.TelemetryID), sealed)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, contract.LaunchTelemetry{Telemetry: t, Secret: contract.Secret{Name: t.Name, Value: value}})
+	}
+	return all, nil
 }
 
 // DeleteTelemetry removes a telemetry endpoint that no version refers to.
@@ -219,7 +266,7 @@ func (f *Functions) DeleteTelemetry(ctx context.Context, r contract.TelemetryReq
 		if !found {
 			return telemetryNotFound(caller.Account, telemetryID)
 		}
-		users, err := u.telemetryUsers(ctx, caller.Account, telemetryID, maxUsers+1)
+		users, err := u.telemetryUsers(ctx, caller.Account, telemetryID, "", maxUsers+1)
 		if err != nil {
 			return err
 		}

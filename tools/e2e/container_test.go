@@ -44,6 +44,10 @@ type report struct {
 	Done      int `json:"done"`
 	// Secrets is what the platform put into the secrets file.
 	Secrets map[string]any `json:"secrets,omitempty"`
+	// Accounts is the file of what belongs to the account: the secrets of telemetry endpoints.
+	Accounts map[string]any `json:"accounts,omitempty"`
+	// Exporter is where the platform says traces go to.
+	Exporter string `json:"exporter,omitempty"`
 	// Header, Method, URI are the request as it arrived.
 	Header http.Header `json:"header,omitempty"`
 	Method string      `json:"method,omitempty"`
@@ -110,6 +114,10 @@ func (c *container) handler(mode string) http.Handler {
 		if b, err := os.ReadFile(os.Getenv("SIROCCO_SECRETS_DIR") + "/secrets.json"); err == nil {
 			_ = json.Unmarshal(b, &rep.Secrets)
 		}
+		if b, err := os.ReadFile(os.Getenv("SIROCCO_SECRETS_DIR") + "/accounts-secrets.json"); err == nil {
+			_ = json.Unmarshal(b, &rep.Accounts)
+		}
+		rep.Exporter = os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 		answerJSON(w, rep)
 	})
 	mux.HandleFunc("POST /mirror", func(w http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +170,58 @@ func TestSecrets(t *testing.T) {
 			require.NotContains(t, v, value, "%s of %s", name, proc.line)
 		}
 	}
+}
+
+// TestSecretsOfARunningInstance asserts that what changes while an instance runs is what it reads next, with no restart.
+func TestSecretsOfARunningInstance(t *testing.T) {
+	admin := common(t).administrator(t)
+	one := func(name string, value any) map[string]any { return map[string]any{"name": name, "value": value} }
+	var made struct {
+		Telemetry struct{ TelemetryID string }
+	}
+	admin.must("POST", "/v2/nvcf/telemetries", &made, body(map[string]any{
+		"endpoint": "https://otlp.example.net", "protocol": "HTTP", "provider": "OTEL_COLLECTOR", "types": []string{"TRACES"},
+		"secret": one("e2e-sink", remember("s3cr3t-of-a-sink-1")),
+	}))
+	telemetry := "/v2/nvcf/telemetries/" + made.Telemetry.TelemetryID
+	t.Cleanup(func() { admin.call("DELETE", telemetry) })
+	admin.image("e2e/rotating:1", healthy)
+	request := functionBody("rotating", "e2e/rotating:1")
+	request["secrets"] = []any{one("KEPT", remember("s3cr3t-kept")), one("TURNED", remember("s3cr3t-old")), one("DROPPED", remember("s3cr3t-dropped")), one("GONE", remember("s3cr3t-gone"))}
+	request["telemetries"] = map[string]string{"tracesTelemetryId": made.Telemetry.TelemetryID}
+	v := admin.createFrom(request)
+	admin.removeLater(v)
+	admin.deploy(v, scale{min: 1})
+	caller := admin.caller()
+	before := caller.report(v)
+	require.Equal(t, map[string]any{"KEPT": "s3cr3t-kept", "TURNED": "s3cr3t-old", "DROPPED": "s3cr3t-dropped", "GONE": "s3cr3t-gone"}, before.Secrets)
+	require.Equal(t, map[string]any{"e2e-sink": "s3cr3t-of-a-sink-1"}, before.Accounts)
+	require.Equal(t, "https://otlp.example.net", before.Exporter)
+
+	secrets := "/v2/nvcf/secrets/functions/" + v.function + "/versions/" + v.id
+	admin.must("PUT", secrets, nil, body(map[string]any{"secrets": []any{one("TURNED", map[string]any{"user": "u", "password": remember("s3cr3t-new")}), one("DROPPED", nil)}}))
+	admin.must("DELETE", secrets+"/GONE", nil)
+	admin.must("PUT", "/v2/nvcf/secrets/telemetries/"+made.Telemetry.TelemetryID, nil, body(map[string]any{"secret": one("e2e-sink", remember("s3cr3t-of-a-sink-2"))}))
+	want := map[string]any{"KEPT": "s3cr3t-kept", "TURNED": map[string]any{"user": "u", "password": "s3cr3t-new"}}
+	var after report
+	soon(t, patience, "the instance reads the new secrets", func() bool {
+		after = caller.report(v)
+		return reflect.DeepEqual(want, after.Secrets) && after.Accounts["e2e-sink"] == "s3cr3t-of-a-sink-2"
+	}, func() string { return fmt.Sprint(after.Secrets, after.Accounts) })
+	require.Equal(t, before.PID, after.PID, "the instance was not restarted")
+
+	var listed struct {
+		Secrets []struct {
+			Name          string
+			LastUpdatedAt time.Time
+		}
+	}
+	admin.must("GET", secrets, &listed)
+	require.Len(t, listed.Secrets, 2)
+	require.Equal(t, []string{"KEPT", "TURNED"}, []string{listed.Secrets[0].Name, listed.Secrets[1].Name})
+	require.True(t, listed.Secrets[1].LastUpdatedAt.After(listed.Secrets[0].LastUpdatedAt))
+	require.Contains(t, admin.call("DELETE", secrets+"/GONE").refused(404).Detail, "Not found")
+	require.Contains(t, admin.call("DELETE", telemetry).refused(400).Detail, v.id, "it is in use")
 }
 
 // TestContainerHeaders asserts what a function sees of its caller, and what a caller cannot forge.
