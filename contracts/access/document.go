@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
 // Product strings of policies (keys §1). A policy that names no audience is for the services of its product.
@@ -107,4 +109,42 @@ func audiencesOf(product string) []string {
 		return []string{TasksAudience, EventsAudience}
 	}
 	return []string{EventsAudience}
+}
+
+// CheckPolicies applies the lenient validation of keys §7.6 to authorizations that are a JSON object: policies, if there are
+// any, must have the shape that grants are read from. Null members count as absent.
+func CheckPolicies(authorizations []byte) error {
+	var document Object
+	if json.Unmarshal(authorizations, &document) != nil {
+		return misshapen("authorizations", "must be JSON")
+	}
+	var policies []Object
+	if document.Into("policies", &policies) != nil {
+		return misshapen("authorizations.policies", "must be an array of objects")
+	}
+	for _, p := range policies {
+		if p == nil {
+			return misshapen("authorizations.policies", "must be an array of objects")
+		}
+		var scopes []*string
+		if p.Into("scopes", &scopes) != nil || slices.Contains(scopes, nil) {
+			return misshapen("authorizations.policies.scopes", "must be an array of strings")
+		}
+		var entries []Object
+		if p.Into("resources", &entries) != nil {
+			return misshapen("authorizations.policies.resources", "must be an array of objects with the strings id and type")
+		}
+		for _, e := range entries {
+			if _, ok := e.Resource(); !ok {
+				return misshapen("authorizations.policies.resources", "must be an array of objects with the strings id and type")
+			}
+		}
+	}
+	return nil
+}
+
+func misshapen(field, rule string) error {
+	check := problem.NewCheck("key")
+	check.Require(false, field, "%s", rule)
+	return check.Err()
 }

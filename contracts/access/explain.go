@@ -12,11 +12,16 @@ type ExplainRequest struct {
 	// Host matters only where it decides, as for invocations.
 	Host string `json:"host,omitempty"`
 	Path string `json:"path"`
+	// ClientIP is where the request would come from; that of the one who asks when it is empty.
+	ClientIP string `json:"client_ip,omitempty"`
 }
 
 // Explanation answers ExplainRequest. It is what the gateway would decide, without the request being made.
 type Explanation struct {
 	Allowed bool `json:"allowed"`
+	// Status is that of the answer, as far as access decides it, and as it is known whether what the path names exists: 404
+	// also when it belongs to another account.
+	Status int `json:"status"`
 	// RequiredScopes are all needed, with a resource of one of CompatibleResourceTypes.
 	RequiredScopes          []Scope  `json:"required_scopes"`
 	CompatibleResourceTypes []string `json:"compatible_resource_types"`

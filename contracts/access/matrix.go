@@ -160,6 +160,11 @@ func (r Row) ForAccount() Row {
 	return mirror
 }
 
+// Takes reports whether entries of this reach are compatible with some way of the row.
+func (r Row) Takes(reach Reach) bool {
+	return slices.ContainsFunc(r.Ways, func(w Way) bool { return slices.Contains(w.Reaches, reach) })
+}
+
 // CrossesAccounts reports whether these scopes of a token lead beyond its own account.
 func (r Row) CrossesAccounts(scopes []Scope) bool {
 	return slices.ContainsFunc(r.Ways, func(w Way) bool { return !w.Own && containsAll(scopes, w.Scopes) })

@@ -1,9 +1,10 @@
 package gateway
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"reflect"
@@ -12,8 +13,11 @@ import (
 	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
+	"github.com/sirocco-cloud/sirocco/contracts/deployments"
+	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
+	"github.com/sirocco-cloud/sirocco/libs/bus"
 )
 
 // explainRoutes is the one question about access that the gateway answers itself: it alone knows every route.
@@ -39,28 +43,54 @@ func explainRoutes() []route {
 	}}
 }
 
-// explain decides about a request that is not made.
+// explain decides about a request that is not made, by the steps and in the order in which a real one is decided.
 func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access.ExplainRequest) (access.Explanation, error) {
 	r, err := imagined(asking, req)
 	if err != nil {
 		return access.Explanation{}, err
 	}
 	e, err := g.explicable(asking, caller, req)
-	d, refused := errors.AsType[*denial](err)
-	if err != nil && (!refused || d.reason == access.ReasonBackend) {
+	if d, refused := errors.AsType[*denial](err); err != nil && (!refused || d.reason == access.ReasonBackend) {
 		return access.Explanation{}, err
 	}
 	at := g.locate(r)
-	switch {
-	case at.line == nil:
+	if at.unknown != nil {
 		return explained(at, access.ReasonMalformed, at.unknown), nil
-	case refused:
-		return explained(at, d.reason, asProblem(err).Detail), nil
+	}
+	if at.guard != nil {
+		p := at.guard(r)
+		return explained(at, mintReason(p), p), nil
+	}
+	if at.invocation && err != nil {
+		err = keysFace.refusal(err)
+	}
+	as, err := g.judge(r, at.line, e, err)
+	if err == nil && e != nil && !at.line.open {
+		if p := e.wouldAdmit(r, g.clock.Now()); p != nil {
+			err = p
+		}
+	}
+	if err != nil {
+		reason := refusalReason(err)
+		p := *asProblem(err)
+		if p.Detail == deadKey {
+			p.Detail = whyDead[reason]
+		}
+		return explained(at, reason, &p), nil
 	}
 	if at.line.open || at.line.row == nil {
-		return explained(at, access.ReasonOK, "this needs no credential"), nil
+		return passed(at, "this needs no credential"), nil
 	}
-	return g.verdict(r, at, e), nil
+	if _, p := decided(at.line.row, e, err); e == nil || p != nil {
+		return passed(at, "the network that this comes from stands for a credential"), nil
+	}
+	return g.objectOf(r, at, as, e)
+}
+
+// whyDead says of a key what its holder is never told.
+var whyDead = map[access.Reason]string{
+	access.ReasonMalformed: "this is no key of this install: it has another prefix, or its checksum is wrong", access.ReasonUnknownKey: "there is no such key; it may have been deleted",
+	access.ReasonExpired: "the time of this key is over, or has not come", access.ReasonSuspended: "this key is suspended", access.ReasonOwnerSuspended: "the owner of this key is suspended",
 }
 
 // place is a route with the parameters that a path has there.
@@ -68,8 +98,10 @@ type place struct {
 	line *route
 	// invocation is set when the request goes to a function as it stands.
 	invocation bool
+	// guard decides instead of a row of the matrix, where there is one.
+	guard func(*http.Request) *problem.Problem
 	// unknown says why there is no line.
-	unknown string
+	unknown *problem.Problem
 }
 
 // invocations stands for every path of a function's own.
@@ -80,7 +112,7 @@ func (g *Gateway) locate(r *http.Request) place {
 	d, p := classify(r)
 	switch {
 	case p != nil:
-		return place{unknown: p.Detail}
+		return place{unknown: p}
 	case d.functionID != "":
 		r.SetPathValue("functionId", d.functionID)
 		r.SetPathValue("versionId", d.versionID)
@@ -94,7 +126,10 @@ func (g *Gateway) locate(r *http.Request) place {
 		_, pattern = g.router.mux.Handler(r)
 	}
 	if pattern == "" {
-		return place{unknown: "no route " + r.Method + " " + r.URL.Path + ": Not found"}
+		return place{unknown: problem.New(problem.RouteNotFound, "no route %s %s: Not found", r.Method, r.URL.Path)}
+	}
+	if guard := map[string]func(*http.Request) *problem.Problem{"POST /v1/admin/keys": g.mayMint, "GET /metrics": g.mayScrape}[pattern]; guard != nil {
+		return place{guard: guard}
 	}
 	line := g.router.lines[pattern]
 	if line == nil {
@@ -108,7 +143,7 @@ func (g *Gateway) locate(r *http.Request) place {
 		}
 	}
 	if p := pathUUIDs(r); p != nil {
-		return place{unknown: p.Detail}
+		return place{unknown: p}
 	}
 	return place{line: line, invocation: line.row != nil && line.row.Name == access.Invoke.Name}
 }
@@ -119,11 +154,19 @@ func imagined(asking *http.Request, req access.ExplainRequest) (*http.Request, e
 	u, err := url.ParseRequestURI(req.Path)
 	check.Require(err == nil && strings.HasPrefix(req.Path, "/"), "path", "must be the path of a request, such as /v2/nvcf/functions")
 	check.Require(req.Method != "" && !strings.ContainsAny(req.Method, " \t\r\n/"), "method", "must be an HTTP method, such as GET")
+	from, badIP := netip.ParseAddr(req.ClientIP)
+	check.Require(req.ClientIP == "" || badIP == nil, "client_ip", "must be an IP address, such as 10.0.0.9")
 	check.Require((req.Key == "") != (len(req.Authorizations) == 0), "key", "must be given, or authorizations, but not both")
 	if err := check.Err(); err != nil {
 		return nil, err
 	}
 	r := &http.Request{Method: strings.ToUpper(req.Method), URL: u, Host: req.Host, Header: http.Header{}, RequestURI: req.Path, RemoteAddr: asking.RemoteAddr}
+	if req.ClientIP != "" {
+		r.RemoteAddr = netip.AddrPortFrom(from, 0).String()
+	}
+	if req.Key != "" {
+		r.Header.Set(headerAuthorization, "Bearer "+req.Key)
+	}
 	return r.WithContext(asking.Context()), nil
 }
 
@@ -132,15 +175,16 @@ func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req acc
 	if req.Key != "" {
 		return g.auth.recognise(asking.Context(), req.Key)
 	}
-	var doc struct {
-		Policies []access.Policy `json:"policies"`
-	}
-	if err := json.Unmarshal(req.Authorizations, &doc); err != nil {
+	if b := bytes.TrimSpace(req.Authorizations); len(b) == 0 || b[0] != '{' {
 		return nil, violation("authorizations", "must be an object whose policies are as in POST /v1/keys")
 	}
-	c := access.Credential{Kind: access.Key, Account: caller.Account, Policies: doc.Policies, ExpiresAt: time.Now().Add(time.Hour)}
+	if err := access.CheckPolicies(req.Authorizations); err != nil {
+		return nil, err
+	}
+	policies := access.Policies(req.Authorizations)
+	c := access.Credential{Kind: access.Key, Account: caller.Account, Policies: policies, ExpiresAt: time.Now().Add(time.Hour)}
 	every := []string{access.FunctionsAudience, access.TasksAudience, access.EventsAudience}
-	for _, p := range doc.Policies {
+	for _, p := range policies {
 		named := append(slices.Clone(p.Audiences), p.Audience)
 		c.Audiences = append(c.Audiences, slices.DeleteFunc(named, func(s string) bool { return s == "" })...)
 	}
@@ -152,54 +196,86 @@ func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req acc
 	return e, nil
 }
 
-// verdict applies the row and then, as far as the path names the object, its resources.
-func (g *Gateway) verdict(r *http.Request, at place, e *entry) access.Explanation {
-	caller, p := access.Decide(*at.line.row, e.credential)
-	switch account := r.PathValue(at.line.account); {
-	case at.line.account == "":
-	case p != nil && e.credential.Kind == access.Key && account != e.credential.Account:
-		p = foreignAccount(account) // comes before scopes (keys §7.3)
-	case p == nil:
-		caller, p = ofAccount(at.line, r, caller)
+// objectOf is the last step: whether the resources of a key cover what the path names, and whether that is there at all.
+// What belongs to another account is not told from what does not exist.
+func (g *Gateway) objectOf(r *http.Request, at place, caller access.Caller, e *entry) (access.Explanation, error) {
+	may := "this credential may " + at.line.row.What
+	if at.line.owned && !actsForOthers(&e.credential) {
+		may += ", those of the owner " + e.credential.Subject + " only"
+	}
+	function, version := r.PathValue("functionId"), r.PathValue("versionId")
+	task, cluster, deployment := r.PathValue("taskId"), r.PathValue("clusterId"), r.PathValue("deploymentId")
+	switch {
+	case function != "":
+		return g.functionOf(r, at, caller, may, function, version)
+	case deployment != "" && at.line.endpoint.Owner == deployments.GetByID.Service:
+		_, err := bus.Call(access.WithCaller(r.Context(), caller), g.conn, deployments.GetByID, deployments.IDRequest{ID: deployment})
+		if p, known := problem.From(err); err != nil && known && (p.Code == problem.NotFound || p.Code == problem.ResourceNotCovered) {
+			return absent(at, p.Code == problem.NotFound, may, p), nil
+		}
+		return passed(at, may), err
+	case task != "" && !caller.CoversTask(task):
+		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, "task "+task)), nil
+	case cluster != "" && !caller.CoversCluster(cluster):
+		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, "cluster "+cluster)), nil
+	}
+	return passed(at, may), nil
+}
+
+// functionOf asks whose function a path names.
+func (g *Gateway) functionOf(r *http.Request, at place, caller access.Caller, may, function, version string) (access.Explanation, error) {
+	what := strings.TrimSuffix("function "+function+", version "+version, ", version ")
+	covers := func(own bool) bool {
+		if caller.Kind == access.Key && version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
+			return caller.CoversSomeOf(own, function)
+		}
+		return caller.CoversFunction(own, function, version)
+	}
+	found, err := bus.Call(r.Context(), g.conn, functions.Resolve, functions.ResolveRequest{Account: caller.Account, FunctionID: function, VersionID: version})
+	if err != nil && !problem.HasCode(err, problem.NotFound) {
+		return access.Explanation{}, err
+	}
+	own := err == nil && found.Owner == caller.Account
+	public := at.invocation && slices.ContainsFunc(found.Targets, func(t functions.Target) bool { return t.Public && (version == "" || t.VersionID == version) })
+	shared := err == nil && !own && at.line.row.Takes(access.SF)
+	switch {
+	case public, (own || shared) && covers(own):
+		return passed(at, may), nil
+	case own:
+		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, what)), nil
+	}
+	missing := problem.New(problem.NotFound, "there is no %s in account %s, or shared with it: Not found", what, caller.Account)
+	return absent(at, covers(true), may, missing), nil
+}
+
+// absent explains a request for something that is not there for the account. A credential that would hold for it were it
+// there is not what is wrong.
+func absent(at place, permitted bool, may string, p *problem.Problem) access.Explanation {
+	e := explained(at, access.ReasonResourceNotCovered, p)
+	if permitted {
+		e = explained(at, access.ReasonOK, p)
+		e.Detail = may + ", but " + p.Detail
+	}
+	return e
+}
+
+// passed explains a request that is let through.
+func passed(at place, detail string) access.Explanation {
+	e := explained(at, access.ReasonOK, nil)
+	e.Detail = detail
+	return e
+}
+
+// explained states a decision; p is the refusal, or nil.
+func explained(at place, reason access.Reason, p *problem.Problem) access.Explanation {
+	e := access.Explanation{
+		Allowed: reason == access.ReasonOK, Reason: reason, Status: http.StatusOK, Detail: "this credential may do this", RequiredScopes: []access.Scope{}, CompatibleResourceTypes: []string{},
 	}
 	if p != nil {
-		return explained(at, refusalReason(p), p.Detail)
+		e.Status, e.Detail = p.Status(), p.Detail
+	} else if at.line != nil && at.line.status != 0 {
+		e.Status = at.line.status
 	}
-	if what := g.uncovered(r, at, caller); what != "" {
-		return explained(at, access.ReasonResourceNotCovered, access.NotCovered(*at.line.row, what).Detail)
-	}
-	return explained(at, access.ReasonOK, "this credential may "+at.line.row.What)
-}
-
-// uncovered names the object of a path that lies outside the resources of a caller; empty when there is none. Resources
-// for shared functions count unless the function is known to be the account's own.
-func (g *Gateway) uncovered(r *http.Request, at place, caller access.Caller) string {
-	function, version := r.PathValue("functionId"), r.PathValue("versionId")
-	task, cluster := r.PathValue("taskId"), r.PathValue("clusterId")
-	switch {
-	case caller.Kind != access.Key:
-	case function != "":
-		answer, err := g.versions.resolve(r.Context(), caller.Account, function)
-		own := err == nil && answer.Owner == caller.Account
-		covers := func(own bool) bool {
-			if version == "" && (at.invocation || r.Method == http.MethodGet) { // what the key covers of it is enough
-				return caller.CoversSomeOf(own, function)
-			}
-			return caller.CoversFunction(own, function, version)
-		}
-		if !covers(true) && (own || !covers(false)) {
-			return strings.TrimSuffix("function "+function+", version "+version, ", version ")
-		}
-	case task != "" && !caller.CoversTask(task):
-		return "task " + task
-	case cluster != "" && !caller.CoversCluster(cluster):
-		return "cluster " + cluster
-	}
-	return ""
-}
-
-func explained(at place, reason access.Reason, detail string) access.Explanation {
-	e := access.Explanation{Allowed: reason == access.ReasonOK, Reason: reason, Detail: detail, RequiredScopes: []access.Scope{}, CompatibleResourceTypes: []string{}}
 	if at.line != nil && at.line.row != nil && len(at.line.row.Ways) > 0 {
 		scopes, types := at.line.row.Asks()
 		e.Rule, e.RequiredScopes, e.CompatibleResourceTypes = at.line.row.Name, append(e.RequiredScopes, scopes...), append(e.CompatibleResourceTypes, types...)

@@ -43,16 +43,34 @@ func (e *entry) limit(m *meters) {
 
 // admit takes one request of the key. The returned release ends it; it is never nil.
 func (e *entry) admit(r *http.Request, now time.Time) (release func(), p *problem.Problem) {
-	if e.limits == nil {
+	switch {
+	case e.limits == nil:
 		return noRelease, nil
-	}
-	if !e.limits.anywhere && !from(r, e.limits.networks) {
-		return noRelease, problem.New(problem.CIDRDenied, "this key may not be used from %s", remoteHost(r))
-	}
-	if e.limits.meter == nil {
+	case !e.limits.admits(r):
+		return noRelease, elsewhere(r)
+	case e.limits.meter == nil:
 		return noRelease, nil
 	}
 	return e.limits.meter.take(now)
+}
+
+// wouldAdmit is admit for a request that is not made.
+func (e *entry) wouldAdmit(r *http.Request, now time.Time) *problem.Problem {
+	switch {
+	case e.limits == nil:
+		return nil
+	case !e.limits.admits(r):
+		return elsewhere(r)
+	case e.limits.meter == nil:
+		return nil
+	}
+	return e.limits.meter.look(now)
+}
+
+func (l *limits) admits(r *http.Request) bool { return l.anywhere || from(r, l.networks) }
+
+func elsewhere(r *http.Request) *problem.Problem {
+	return problem.New(problem.CIDRDenied, "this key may not be used from %s", remoteHost(r))
 }
 
 func noRelease() {}
@@ -121,6 +139,25 @@ func (m *meter) burst() float64 {
 func (m *meter) take(now time.Time) (release func(), p *problem.Problem) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if p = m.full(now); p != nil {
+		return noRelease, p
+	}
+	if m.rate.RPS > 0 {
+		m.tokens--
+	}
+	m.inFlight++
+	return sync.OnceFunc(m.done), nil
+}
+
+// look says what take would refuse, and takes nothing.
+func (m *meter) look(now time.Time) *problem.Problem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.full(now)
+}
+
+// full refuses a request that would be one too many; the caller holds the lock.
+func (m *meter) full(now time.Time) (p *problem.Problem) {
 	if m.rate.RPS > 0 {
 		switch {
 		case m.at.IsZero():
@@ -131,19 +168,15 @@ func (m *meter) take(now time.Time) (release func(), p *problem.Problem) {
 		if m.tokens < 1 {
 			p = problem.New(problem.RateLimited, "this key may make %g requests per second", m.rate.RPS)
 			p.RetryAfterSeconds = int(math.Ceil(min((1-m.tokens)/m.rate.RPS, 3600)))
-			return noRelease, p
+			return p
 		}
 	}
 	if m.rate.Concurrent > 0 && m.inFlight >= m.rate.Concurrent {
 		p = problem.New(problem.RateLimited, "this key may have %d requests in flight", m.rate.Concurrent)
 		p.RetryAfterSeconds = 1
-		return noRelease, p
+		return p
 	}
-	if m.rate.RPS > 0 {
-		m.tokens--
-	}
-	m.inFlight++
-	return sync.OnceFunc(m.done), nil
+	return nil
 }
 
 func (m *meter) done() {

@@ -98,11 +98,16 @@ func BenchmarkAuthorize(b *testing.B) {
 	bearer, _ := s.key([]string{access.InvokeFunction, access.ListFunctions, access.DeployFunction, access.ListFunctionDetails}, allFunctions,
 		access.Resource{Type: string(access.SharedFunctions), ID: "*"}, access1(fid+"/*"), access1(fid+"/"+vid))
 	r := request(b, "GET", s.url+"/v2/nvcf/functions", nil, "Authorization", auth(bearer))
-	_, _, err := s.gw.authorize(r, &access.ReadFunctions)
+	authorize := func(row *access.Row) (*entry, error) {
+		e, err := s.gw.auth.authenticate(r.Context(), r.Header)
+		_, err = decided(row, e, err)
+		return e, err
+	}
+	_, err := authorize(&access.ReadFunctions)
 	require.NoError(b, err)
 	for name, decide := range map[string]func() error{
 		"manage": func() error {
-			_, e, err := s.gw.authorize(r, &access.Deploy)
+			e, err := authorize(&access.Deploy)
 			s.gw.decisions.note(auditStream, e, reasonOf(err), r, "id")
 			return err
 		},

@@ -62,7 +62,12 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 	e, err := g.invoker(r)
 	if err == nil {
 		var p *problem.Problem
-		if c.caller, p = g.auth.cache.invoker(e); p != nil {
+		release := noRelease
+		if c.caller, p = g.auth.cache.invoker(e); p == nil {
+			release, p = e.admit(r, g.clock.Now())
+		}
+		defer release()
+		if p != nil {
 			err = p
 		}
 	}

@@ -165,59 +165,57 @@ func (line *route) station() *station {
 
 // enter decides who may use a route (keys §3 and §7.3, steps 1 to 5). The entry is nil when nobody was recognised.
 func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, *entry, error) {
-	var caller access.Caller
-	var e *entry
-	var err error
-	if line.open {
-		caller, e = g.actor(r)
-	} else if caller, e, err = g.authorize(r, line.row); err != nil {
+	e, err := g.auth.authenticate(r.Context(), r.Header)
+	caller, err := g.judge(r, line, e, err)
+	return caller, e, err
+}
+
+// judge decides who may use a route, by what authentication brought.
+func (g *Gateway) judge(r *http.Request, line *route, e *entry, err error) (caller access.Caller, _ error) {
+	if line.open || line.row == nil {
+		caller = actor(e)
+	} else if caller, err = decided(line.row, e, err); err != nil {
 		if !line.lets(r) {
 			if account := r.PathValue(line.account); e != nil && e.credential.Kind == access.Key && line.account != "" && account != e.credential.Account {
-				return caller, e, foreignAccount(account) // comes before scopes (keys §7.3)
+				return caller, foreignAccount(account) // comes before scopes (keys §7.3)
 			}
-			return caller, e, line.face().refusal(err)
+			return caller, line.face().refusal(err)
 		}
-		caller, e = g.actor(r)
+		caller = actor(e)
 	}
 	if line.owned && e != nil {
 		if p := ofOwner(r, e); p != nil {
-			return caller, e, p
+			return caller, p
 		}
 	}
 	if line.account != "" && !line.open {
 		var p *problem.Problem
 		if caller, p = ofAccount(line, r, caller); p != nil {
-			return caller, e, p
+			return caller, p
 		}
 	}
-	return caller, e, g.ofOrganisation(r, caller)
+	return caller, g.ofOrganisation(r, caller)
 }
 
-// authorize applies a row of the matrix to the request's credential; without a row, any request passes.
-func (g *Gateway) authorize(r *http.Request, row *access.Row) (access.Caller, *entry, error) {
-	if row == nil {
-		caller, e := g.actor(r)
-		return caller, e, nil
-	}
-	e, err := g.auth.authenticate(r.Context(), r.Header)
+// decided applies a row of the matrix to what authentication brought.
+func decided(row *access.Row, e *entry, err error) (access.Caller, error) {
 	if err != nil {
-		return access.Caller{}, nil, err
+		return access.Caller{}, err
 	}
 	caller, p := access.Decide(*row, e.credential)
 	if p != nil {
-		return access.Caller{}, e, p
+		return access.Caller{}, p
 	}
-	return caller, e, nil
+	return caller, nil
 }
 
 // actor names who asks where no credential is needed: a valid one is recorded, anything else counts as nobody (keys §3).
-func (g *Gateway) actor(r *http.Request) (access.Caller, *entry) {
-	e, err := g.auth.authenticate(r.Context(), r.Header)
-	if err != nil {
-		return nobody(), nil
+func actor(e *entry) access.Caller {
+	if e == nil {
+		return nobody()
 	}
 	c := &e.credential
-	return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}, e
+	return access.Caller{Kind: c.Kind, Account: c.Account, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes}
 }
 
 type organisationKey struct{}

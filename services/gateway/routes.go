@@ -64,11 +64,18 @@ func (g *Gateway) special() map[string]http.HandlerFunc {
 
 // serveMetrics is for scrapers on the same machine or network as the administrators.
 func (g *Gateway) serveMetrics(w http.ResponseWriter, r *http.Request) {
-	if !g.fromAdminNetwork(r) {
-		writeProblem(w, r, newRequestID(), problem.New(problem.Forbidden, "metrics are served to the networks of SIROCCO_ADMIN_NETWORKS only"))
+	if p := g.mayScrape(r); p != nil {
+		writeProblem(w, r, newRequestID(), p)
 		return
 	}
 	promhttp.HandlerFor(g.metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+}
+
+func (g *Gateway) mayScrape(r *http.Request) *problem.Problem {
+	if g.fromAdminNetwork(r) {
+		return nil
+	}
+	return problem.New(problem.Forbidden, "metrics are served to the networks of SIROCCO_ADMIN_NETWORKS only")
 }
 
 // minting is POST /v1/admin/keys as the audit record names it.

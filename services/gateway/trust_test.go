@@ -203,7 +203,7 @@ func TestNoHeaderThatDecidesMayComeTwice(t *testing.T) {
 		{"POST /v1/admin/keys", "Authorization", []string{"Bearer a", "Bearer b"}},
 		{"GET /api/v1/users", "Authorization", []string{good, good}},
 		{"POST /api/v2/token", "Authorization", []string{"Basic YTpi", "Basic YTpi"}},
-		{"GET /v1/accounts/a/clusters", "Authorization", []string{good, good}},
+		{"GET /v1/si/accounts/a/gpus", "Authorization", []string{good, good}},
 		{"GET /anything", "Function-Id", []string{fid, uuid.NewString()}},
 		{"GET /anything", "Function-Id", []string{fid, fid}},
 		{"GET /anything", "Function-Id", []string{fid + "," + fid}},

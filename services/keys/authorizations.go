@@ -3,7 +3,6 @@ package keys
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -29,7 +28,7 @@ func readAuthorizations(sent json.RawMessage, limit int) (authorizations, error)
 		return "", invalid("authorizations", "must have at most %d characters as compact JSON, has %d", limit, n)
 	}
 	if text[0] == '{' {
-		if err := checkPolicies([]byte(text)); err != nil {
+		if err := access.CheckPolicies([]byte(text)); err != nil {
 			return "", err
 		}
 	}
@@ -60,36 +59,6 @@ func unescapeHTML(text string) string {
 }
 
 var htmlEscapes = map[string]string{`\u003c`: "<", `\u003e`: ">", `\u0026`: "&", `\u2028`: "\u2028", `\u2029`: "\u2029"}
-
-func checkPolicies(text []byte) error {
-	var document access.Object
-	if json.Unmarshal(text, &document) != nil {
-		return invalid("authorizations", "must be JSON")
-	}
-	var policies []access.Object
-	if document.Into("policies", &policies) != nil {
-		return invalid("authorizations.policies", "must be an array of objects")
-	}
-	for _, p := range policies {
-		if p == nil {
-			return invalid("authorizations.policies", "must be an array of objects")
-		}
-		var scopes []*string
-		if p.Into("scopes", &scopes) != nil || slices.Contains(scopes, nil) {
-			return invalid("authorizations.policies.scopes", "must be an array of strings")
-		}
-		var entries []access.Object
-		if p.Into("resources", &entries) != nil {
-			return invalid("authorizations.policies.resources", "must be an array of objects with the strings id and type")
-		}
-		for _, e := range entries {
-			if _, ok := e.Resource(); !ok {
-				return invalid("authorizations.policies.resources", "must be an array of objects with the strings id and type")
-			}
-		}
-	}
-	return nil
-}
 
 // policies are what a document grants.
 func (a authorizations) policies() []access.Policy { return access.Policies([]byte(a)) }

@@ -156,9 +156,9 @@ func TestExplainAKey(t *testing.T) {
 	t.Parallel()
 	g := newStandIn(t, map[string]http.HandlerFunc{"POST /v1/keys/explain": answer(
 		`{"allowed":false,"required_scopes":["deploy_function","list_functions"],"compatible_resource_types":["account-functions/*"],"reason":"scope_missing","rule":"deployment.write","detail":"d"}`)})
-	got := sirocco(t, g, []string{"key", "explain", "--method", "post", "--path", "/x"}, env("SIROCCO_API_KEY", "nvapi-mine"))
+	got := sirocco(t, g, []string{"key", "explain", "--method", "post", "--path", "/x", "--from", "10.0.0.9"}, env("SIROCCO_API_KEY", "nvapi-mine"))
 	require.Equal(t, exitRefused, got.code)
-	require.JSONEq(t, `{"key":"nvapi-mine","method":"POST","path":"/x"}`, g.asked()[0].body)
+	require.JSONEq(t, `{"key":"nvapi-mine","method":"POST","path":"/x","client_ip":"10.0.0.9"}`, g.asked()[0].body)
 	require.Contains(t, got.out, "deployment.write")
 	require.Contains(t, got.err, "--scope deploy_function --scope list_functions --all-functions")
 	require.NotContains(t, got.out+got.err, "nvapi-mine")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 // verdict is the answer of POST /v1/keys/explain (keys §4.6).
 type verdict struct {
 	Allowed   bool     `json:"allowed"`
+	Status    int      `json:"status"`
 	Scopes    []string `json:"required_scopes"`
 	Resources []string `json:"compatible_resource_types"`
 	Rule      string   `json:"rule"`
@@ -24,7 +26,7 @@ type verdict struct {
 }
 
 func newKeyExplain(s *session) *cobra.Command {
-	var key, method, path, host, service string
+	var key, method, path, host, from, service string
 	var g grant
 	cmd := &cobra.Command{
 		Use: "explain", Short: "Say whether a key may make a request, by which rule, and what to do if not",
@@ -40,8 +42,10 @@ list. With --scope and resource flags instead of a key, it says what such a key 
 				return err
 			}
 			order := map[string]any{"method": strings.ToUpper(method), "path": path}
-			if host != "" {
-				order["host"] = host
+			for member, value := range map[string]string{"host": host, "client_ip": from} {
+				if value != "" {
+					order[member] = value
+				}
 			}
 			resources, err := g.resources(cmd.Context(), c)
 			if err != nil {
@@ -75,6 +79,7 @@ list. With --scope and resource flags instead of a key, it says what such a key 
 	flags.StringVar(&method, "method", http.MethodGet, "method of the request")
 	flags.StringVar(&path, "path", "", "path of the request")
 	flags.StringVar(&host, "host", "", "Host header of the request, where it decides")
+	flags.StringVar(&from, "from", "", "IP address that the request would come from (default: this machine's)")
 	flags.StringVar(&service, "for", products[0].name, "with --scope: what the key would be for, function or task")
 	_ = cmd.MarkFlagRequired("path")
 	g.register(s, cmd)
@@ -103,7 +108,12 @@ func (v verdict) write(w io.Writer) error {
 		word = "yes"
 	}
 	rows := [][]string{{"Allowed", word}}
+	answer := ""
+	if v.Status != 0 {
+		answer = strings.TrimSpace(strconv.Itoa(v.Status) + " " + http.StatusText(v.Status))
+	}
 	for _, row := range [][]string{
+		{"Answer", answer},
 		{"Rule", v.Rule}, {"Why", strings.TrimSpace(v.Reason + because(v.Detail))}, {"Asks for scope", strings.Join(v.Scopes, ", ")}, {"On one of", strings.Join(v.Resources, ", ")},
 	} {
 		if row[1] != "" {
@@ -140,6 +150,12 @@ func (v verdict) refused(order map[string]any) error {
 	switch {
 	case strings.Contains(v.Reason, "unknown") || strings.Contains(v.Reason, "expired") || strings.Contains(v.Reason, "malformed"):
 		advice = "make another key: `sirocco key create`"
+	case v.Reason == "cidr_denied":
+		advice = "add the network: `sirocco key update ID --cidr`, or ask with --from"
+	case v.Reason == "rate_limited":
+		advice = "wait, or raise the limit: `sirocco key update ID --rate`"
+	case v.Reason == "owner_suspended":
+		advice = "let the owner work again: PUT /v1/admin/users/OWNER/status"
 	case strings.Contains(v.Reason, "suspended"):
 		advice = "let it work again: `sirocco key activate`"
 	case len(flags) > 0:
