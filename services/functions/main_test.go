@@ -39,7 +39,7 @@ func TestModuleIsComplete(t *testing.T) {
 const account = "nvcf-default"
 
 // patience is how long a test waits for something that comes at once unless it is broken.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // world is the service under test, with the test as its clients and neighbours. Everything goes over the bus.
 type world struct {

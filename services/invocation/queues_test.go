@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -210,7 +209,5 @@ func TestServiceOutlivesNATS(t *testing.T) {
 	v := w.deployed(uuid.NewString())
 	first.stop()
 	second = startNATS(t, dir, first.port)
-	began := time.Now()
 	w.queueExists(v.VersionID, true)
-	require.Less(t, time.Since(began), 15*time.Second)
 }
