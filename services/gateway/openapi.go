@@ -37,6 +37,8 @@ type Operation struct {
 	// Input and Output are contract types; nil is no body, and then Media may still name what the answer holds.
 	Input, Output reflect.Type
 	Status        int
+	// Later says that the answer may also be 202 without a body: it is to be fetched by its NVCF-REQID.
+	Later bool
 	// Media type of the answer; empty means application/json.
 	Media string
 	// Refusal is the body of every refusal, and RefusalMedia its type.

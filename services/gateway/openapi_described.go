@@ -23,15 +23,15 @@ var described = map[string]Operation{
 		Summary: "The public signing keys, the current one first.",
 	},
 	"POST /v2/nvcf/pexec/functions/{functionId}": {
-		Area: "invocation", Row: &access.Invoke, Media: "*/*",
+		Area: "invocation", Row: &access.Invoke, Media: "*/*", Later: true,
 		Summary: "Invokes a function: 200 with the container's answer, or 202 with NVCF-REQID to poll for it.",
 	},
 	"POST /v2/nvcf/pexec/functions/{functionId}/versions/{versionId}": {
-		Area: "invocation", Row: &access.Invoke, Media: "*/*",
+		Area: "invocation", Row: &access.Invoke, Media: "*/*", Later: true,
 		Summary: "Invokes one version of a function.",
 	},
 	"GET /v2/nvcf/pexec/status/{requestId}": {
-		Area: "invocation", Row: &access.Invoke, Media: "*/*",
+		Area: "invocation", Row: &access.Invoke, Media: "*/*", Later: true,
 		Summary: "Waits for the answer to an invocation that was not ready in time.",
 	},
 	"GET /v1/audit/stream": {
@@ -47,7 +47,7 @@ var described = map[string]Operation{
 		Summary: "Gives tokens as RFC 6749 describes, for a form and HTTP Basic.",
 	},
 	"PUT /v2/nvcf/objects/{assetId}": {
-		Area: "functions", Media: "*/*",
+		Area:    "functions",
 		Summary: "Stores the bytes of an asset. The address comes signed from POST /v2/nvcf/assets, so that it needs no credential.",
 	},
 	"GET /v2/nvcf/objects/{assetId}": {

@@ -69,10 +69,11 @@ func (d *openAPIDocument) add(op gateway.Operation) {
 	key := op.Method + " " + op.Path
 	sample := d.examples[key]
 	delete(d.examples, key)
-	o := object{
-		"operationId": operationID(op), "summary": op.Summary, "tags": []string{op.Area},
-		"responses": object{strconv.Itoa(op.Status): d.answer(op, sample.Response), "default": d.refusal(op)},
+	answers := object{strconv.Itoa(op.Status): d.answer(op, sample.Response), "default": d.refusal(op)}
+	if op.Later {
+		answers[strconv.Itoa(http.StatusAccepted)] = object{"description": "In progress: ask /v2/nvcf/pexec/status/{requestId}."}
 	}
+	o := object{"operationId": operationID(op), "summary": op.Summary, "tags": []string{op.Area}, "responses": answers}
 	if op.Row == nil {
 		o["security"] = []object{}
 	} else {
