@@ -20,6 +20,7 @@ var clustersEntries = []Entry{
 	{"clusters.ListGroups", clusters.ListGroups},
 	{"clusters.Configure", clusters.Configure},
 	{"clusters.PutQuotaRule", clusters.PutQuotaRule},
+	{"clusters.GetQuotaRule", clusters.GetQuotaRule},
 	{"clusters.DeleteQuotaRule", clusters.DeleteQuotaRule},
 	{"clusters.GetQuotaRules", clusters.GetQuotaRules},
 	{"clusters.FindQuotaRules", clusters.FindQuotaRules},

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/event"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
 
@@ -61,6 +62,14 @@ func (f Filter) HasNode(n Node) bool {
 func (f Filter) HasType(t InstanceType) bool {
 	return among(f.GPUs, t.GPU) && among(f.InstanceType, t.Name) &&
 		(!strings.EqualFold(f.InstanceTypeUsage, UsageContainer) || t.NodeType != MultiNode)
+}
+
+// Valid refuses a use of instance types that there is not.
+func (f Filter) Valid() error {
+	check := problem.NewCheck("listing")
+	known := f.InstanceTypeUsage == "" || strings.EqualFold(f.InstanceTypeUsage, UsageDefault) || strings.EqualFold(f.InstanceTypeUsage, UsageContainer)
+	check.Require(known, "instanceTypeUsage", "must be %s or %s", UsageDefault, UsageContainer)
+	return check.Err()
 }
 
 // Capacity reports whether only what has free capacity is listed.
@@ -186,8 +195,16 @@ type QuotaRule struct {
 	NCAID    string   `json:"ncaId"`
 	GPU      string   `json:"gpu"`
 	Clusters []string `json:"clusters"`
-	// Limit counts GPUs, over the clusters together.
-	Limit int `json:"limit"`
+	Regions  []string `json:"regions"`
+	// Limit counts GPUs, over the clusters and regions together; MaxInstances counts instances, and 0 means any number.
+	Limit        int `json:"limit"`
+	MaxInstances int `json:"maxInstances,omitempty"`
+	// Reserved GPUs are kept free for the account while it does not use them.
+	Reserved int `json:"reserved,omitempty"`
+	// Burst is how many GPUs beyond the limit work may use while there is room; no minimum counts on it.
+	Burst int `json:"burst,omitempty"`
+	// Priority has the account's instances placed before those of accounts with a lower one.
+	Priority int `json:"priority,omitempty"`
 }
 
 // QuotaRuleRequest is POST /v2/nvcf/gpu/quota/rules and PUT …/{ruleId}.
@@ -195,7 +212,13 @@ type QuotaRuleRequest struct {
 	RuleID   string   `json:"ruleId,omitempty" path:"ruleId"`
 	GPU      string   `json:"gpu"`
 	Clusters []string `json:"clusters"`
+	Regions  []string `json:"regions"`
 	Limit    *int     `json:"limit"`
+
+	MaxInstances int `json:"maxInstances,omitempty"`
+	Reserved     int `json:"reserved,omitempty"`
+	Burst        int `json:"burst,omitempty"`
+	Priority     int `json:"priority,omitempty"`
 }
 
 // QuotaRuleQuery names one rule.
@@ -237,6 +260,7 @@ var (
 	ListGroups      = rpc.Endpoint[ListingRequest, GroupsResponse]{Service: "cluster-inventory", Resource: "listing", Verb: "groups", Doc: "The cluster groups that an account may use, narrowed by a filter."}
 	Configure       = rpc.Endpoint[SettingsRequest, Settings]{Service: "cluster-inventory", Resource: "cluster", Verb: "configure", Doc: "Sets who else may use a cluster, and its attributes."}
 	PutQuotaRule    = rpc.Endpoint[QuotaRuleRequest, QuotaRule]{Service: "cluster-inventory", Resource: "quota", Verb: "put", Doc: "Makes or replaces a quota rule of the account."}
+	GetQuotaRule    = rpc.Endpoint[QuotaRuleQuery, QuotaRule]{Service: "cluster-inventory", Resource: "quota", Verb: "get", Doc: "One quota rule of the account."}
 	DeleteQuotaRule = rpc.Endpoint[QuotaRuleQuery, rpc.None]{Service: "cluster-inventory", Resource: "quota", Verb: "delete", Doc: "Removes a quota rule of the account."}
 	GetQuotaRules   = rpc.Endpoint[rpc.None, QuotaRules]{Service: "cluster-inventory", Resource: "quota", Verb: "list", Doc: "The quota rules of the caller's account."}
 	FindQuotaRules  = rpc.Endpoint[QuotaQuery, QuotaRules]{Service: "cluster-inventory", Resource: "quota", Verb: "find", Doc: "The quota rules of an account, for another service."}

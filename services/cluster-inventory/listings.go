@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
-	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
 // offer is one instance type on one ready node that passed a filter.
@@ -21,7 +20,7 @@ type offer struct {
 
 // offers lists what an account may use, after the filter of its request.
 func (i *Inventory) offers(ctx context.Context, req clusters.ListingRequest) ([]offer, error) {
-	if err := validUsage(req.InstanceTypeUsage); err != nil {
+	if err := req.Valid(); err != nil {
 		return nil, err
 	}
 	nodes, err := i.store.nodes(ctx, req.Account)
@@ -47,13 +46,6 @@ func (i *Inventory) offers(ctx context.Context, req clusters.ListingRequest) ([]
 		}
 	}
 	return out, nil
-}
-
-func validUsage(usage string) error {
-	check := problem.NewCheck("listing")
-	known := usage == "" || strings.EqualFold(usage, clusters.UsageDefault) || strings.EqualFold(usage, clusters.UsageContainer)
-	check.Require(known, "instanceTypeUsage", "must be %s or %s", clusters.UsageDefault, clusters.UsageContainer)
-	return check.Err()
 }
 
 // names collects what the offers of a listing have, sorted and each once.
@@ -175,7 +167,7 @@ func last[T any](list *[]T, meant func(*T) bool) *T {
 
 // ListGroups answers with cluster groups, narrowed by a filter; health does not matter here.
 func (i *Inventory) ListGroups(ctx context.Context, req clusters.ListingRequest) (clusters.GroupsResponse, error) {
-	if err := validUsage(req.InstanceTypeUsage); err != nil {
+	if err := req.Valid(); err != nil {
 		return clusters.GroupsResponse{}, err
 	}
 	return i.groupsOf(ctx, req.Account, req.Filter)

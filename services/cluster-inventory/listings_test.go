@@ -130,7 +130,7 @@ func TestQuotaRules(t *testing.T) {
 	w := newWorld(t)
 	require.Equal(t, clusters.QuotaRules{GPUs: []clusters.QuotaGPU{}, Rules: []clusters.QuotaRule{}}, ask(w, clusters.GetQuotaRules, rpc.None{}))
 	a := ask(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(8), Clusters: []string{"lab", "annex"}})
-	require.Equal(t, clusters.QuotaRule{ID: a.ID, NCAID: account, GPU: "H100", Clusters: []string{"annex", "lab"}, Limit: 8}, a)
+	require.Equal(t, clusters.QuotaRule{ID: a.ID, NCAID: account, GPU: "H100", Clusters: []string{"annex", "lab"}, Regions: []string{}, Limit: 8}, a)
 	b := ask(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{RuleID: uuid.NewString(), GPU: "*", Limit: new(0), Clusters: []string{"*"}})
 	require.Empty(t, b.Clusters)
 	a.Limit = 9
@@ -143,6 +143,26 @@ func TestQuotaRules(t *testing.T) {
 	found, err := bus.Call(t.Context(), w.conn, clusters.FindQuotaRules, clusters.QuotaQuery{Account: account})
 	require.NoError(t, err)
 	require.Equal(t, got, found)
+
+	c := clusters.QuotaRuleRequest{GPU: "A100", Limit: new(4), Regions: []string{"eu-north-1"}, MaxInstances: 3, Reserved: 2, Burst: 1, Priority: 9}
+	full := ask(w, clusters.PutQuotaRule, c)
+	require.Equal(t, clusters.QuotaRule{
+		ID: full.ID, NCAID: account, GPU: "A100", Clusters: []string{}, Regions: []string{"eu-north-1"}, Limit: 4, MaxInstances: 3, Reserved: 2, Burst: 1, Priority: 9,
+	}, full)
+	require.Equal(t, full, ask(w, clusters.GetQuotaRule, clusters.QuotaRuleQuery{RuleID: full.ID}))
+	c.RuleID, c.Priority, c.Regions = full.ID, 0, []string{"*"}
+	full = ask(w, clusters.PutQuotaRule, c)
+	require.Equal(t, full, ask(w, clusters.GetQuotaRule, clusters.QuotaRuleQuery{RuleID: full.ID}))
+	require.Empty(t, full.Regions, "anywhere")
+	ask(w, clusters.DeleteQuotaRule, clusters.QuotaRuleQuery{RuleID: full.ID})
+	_, err = bus.Call(w.ctx(), w.conn, clusters.GetQuotaRule, clusters.QuotaRuleQuery{RuleID: full.ID})
+	require.ErrorContains(t, err, "Not found")
+	refused(w, clusters.GetQuotaRule, clusters.QuotaRuleQuery{RuleID: "x"}, "ruleId")
+	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(1), Regions: []string{" "}}, "regions")
+	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(1), MaxInstances: -1}, "maxInstances")
+	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(1), Reserved: 2}, "reserved")
+	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(1), Burst: -1}, "burst")
+	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100", Limit: new(1), Priority: 1001}, "priority")
 
 	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{Limit: new(1)}, "gpu")
 	refused(w, clusters.PutQuotaRule, clusters.QuotaRuleRequest{GPU: "H100"}, "limit")

@@ -50,6 +50,7 @@ func NewService(p app.Platform) *app.Service {
 	bus.Serve(s.Server, clusters.ListGroups, inventory.ListGroups)
 	bus.Serve(s.Server, clusters.Configure, inventory.Configure)
 	bus.Serve(s.Server, clusters.PutQuotaRule, inventory.PutQuotaRule)
+	bus.Serve(s.Server, clusters.GetQuotaRule, inventory.QuotaRule)
 	bus.Serve(s.Server, clusters.DeleteQuotaRule, inventory.DeleteQuotaRule)
 	bus.Serve(s.Server, clusters.GetQuotaRules, inventory.QuotaRules)
 	bus.Serve(s.Server, clusters.FindQuotaRules, inventory.FindQuotaRules)

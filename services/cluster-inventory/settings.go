@@ -19,6 +19,8 @@ const (
 	maxEntries = 256
 	maxEntry   = 256
 	maxLimit   = 1_000_000
+	// maxPriority is the highest rank among accounts that wait.
+	maxPriority = 1000
 )
 
 // Configure sets who else may use a cluster of the caller's account, or of nobody, and what it can do.
@@ -73,18 +75,28 @@ func (i *Inventory) PutQuotaRule(ctx context.Context, req clusters.QuotaRuleRequ
 	check.Require(req.RuleID == "" || len(req.RuleID) == 36 && uuid.Validate(req.RuleID) == nil, "ruleId", "must be a UUID")
 	check.Require(strings.TrimSpace(req.GPU) != "" && sane(req.GPU), "gpu", "must be a GPU name, or '*'")
 	entries(check, "clusters", req.Clusters)
+	entries(check, "regions", req.Regions)
 	check.Require(req.Limit != nil && *req.Limit >= 0 && *req.Limit <= maxLimit, "limit", "must be given, between 0 and %d", maxLimit)
+	for _, bound := range []struct {
+		field       string
+		value, most int
+	}{
+		{"maxInstances", req.MaxInstances, maxLimit}, {"reserved", req.Reserved, maxLimit}, {"burst", req.Burst, maxLimit}, {"priority", req.Priority, maxPriority},
+	} {
+		check.Require(bound.value >= 0 && bound.value <= bound.most, bound.field, "must be between 0 and %d", bound.most)
+	}
+	check.Require(req.Limit == nil || req.Reserved <= *req.Limit, "reserved", "must not be greater than limit")
 	if err := check.Err(); err != nil {
 		return clusters.QuotaRule{}, err
 	}
-	r := clusters.QuotaRule{ID: strings.ToLower(req.RuleID), NCAID: account, GPU: strings.TrimSpace(req.GPU), Clusters: present(req.Clusters), Limit: *req.Limit}
-	if slices.Contains(r.Clusters, clusters.Everyone) {
-		r.Clusters = []string{}
+	r := clusters.QuotaRule{
+		ID: strings.ToLower(req.RuleID), NCAID: account, GPU: strings.TrimSpace(req.GPU), Clusters: anywhere(req.Clusters), Regions: anywhere(req.Regions),
+		Limit: *req.Limit, MaxInstances: req.MaxInstances, Reserved: req.Reserved, Burst: req.Burst, Priority: req.Priority,
 	}
 	if r.ID == "" {
 		r.ID = uuid.NewString()
 	}
-	return r, i.store.tx(ctx, func(t tx) error {
+	err := i.store.tx(ctx, func(t tx) error {
 		stored, err := i.store.putRule(ctx, t, r)
 		if err != nil {
 			return err
@@ -94,14 +106,44 @@ func (i *Inventory) PutQuotaRule(ctx context.Context, req clusters.QuotaRuleRequ
 		}
 		return bus.Record(ctx, t, i.journal, clusters.QuotaRulePut, ruleFact(r), r)
 	})
+	return r, err
+}
+
+// anywhere is a list of names in which '*' stands for all, as does an empty list.
+func anywhere(names []string) []string {
+	if slices.Contains(names, clusters.Everyone) {
+		return []string{}
+	}
+	return present(names)
+}
+
+// QuotaRule answers with one rule of the caller's account.
+func (i *Inventory) QuotaRule(ctx context.Context, req clusters.QuotaRuleQuery) (clusters.QuotaRule, error) {
+	if err := validRuleID(req.RuleID); err != nil {
+		return clusters.QuotaRule{}, err
+	}
+	account := access.CallerFrom(ctx).Account
+	rules, err := i.store.rules(ctx, account)
+	if err != nil {
+		return clusters.QuotaRule{}, err
+	}
+	at := slices.IndexFunc(rules, func(r clusters.QuotaRule) bool { return strings.EqualFold(r.ID, req.RuleID) })
+	if at < 0 {
+		return clusters.QuotaRule{}, ruleNotFound(req.RuleID, account)
+	}
+	return rules[at], nil
+}
+
+func validRuleID(id string) error {
+	check := problem.NewCheck("quota rule")
+	check.Require(len(id) == 36 && uuid.Validate(id) == nil, "ruleId", "must be a UUID")
+	return check.Err()
 }
 
 // DeleteQuotaRule removes a rule of the caller's account.
 func (i *Inventory) DeleteQuotaRule(ctx context.Context, req clusters.QuotaRuleQuery) (rpc.None, error) {
 	account := access.CallerFrom(ctx).Account
-	check := problem.NewCheck("quota rule")
-	check.Require(len(req.RuleID) == 36 && uuid.Validate(req.RuleID) == nil, "ruleId", "must be a UUID")
-	if err := check.Err(); err != nil {
+	if err := validRuleID(req.RuleID); err != nil {
 		return rpc.None{}, err
 	}
 	return rpc.None{}, i.store.tx(ctx, func(t tx) error {

@@ -37,9 +37,12 @@ func (s *store) configure(ctx context.Context, t tx, c cluster) error {
 	return nil
 }
 
+// ruleColumns are in the order of the fields of a rule.
+const ruleColumns = `id::text, account, gpu, clusters, regions, quota, max_instances, reserved, burst, priority`
+
 // rules lists those of an account; an empty one means all.
 func (s *store) rules(ctx context.Context, account string) ([]clusters.QuotaRule, error) {
-	rows, err := s.pool.Query(ctx, `SELECT id::text, account, gpu, clusters, quota FROM cluster_inventory.quota_rules
+	rows, err := s.pool.Query(ctx, `SELECT `+ruleColumns+` FROM cluster_inventory.quota_rules
 		WHERE $1 = '' OR account = $1 ORDER BY gpu, id LIMIT $2`, account, maxRules)
 	if err != nil {
 		return nil, fmt.Errorf("list quota rules: %w", err)
@@ -53,9 +56,12 @@ func (s *store) rules(ctx context.Context, account string) ([]clusters.QuotaRule
 
 // putRule stores a rule; stored is false when its id belongs to another account.
 func (s *store) putRule(ctx context.Context, t tx, r clusters.QuotaRule) (stored bool, err error) {
-	tag, err := t.Exec(ctx, `INSERT INTO cluster_inventory.quota_rules AS q (id, account, gpu, clusters, quota) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (id) DO UPDATE SET gpu = excluded.gpu, clusters = excluded.clusters, quota = excluded.quota WHERE q.account = excluded.account`,
-		r.ID, r.NCAID, r.GPU, r.Clusters, r.Limit)
+	tag, err := t.Exec(ctx, `INSERT INTO cluster_inventory.quota_rules AS q (id, account, gpu, clusters, regions, quota, max_instances, reserved, burst, priority)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (id) DO UPDATE SET gpu = excluded.gpu, clusters = excluded.clusters, regions = excluded.regions, quota = excluded.quota,
+			max_instances = excluded.max_instances, reserved = excluded.reserved, burst = excluded.burst, priority = excluded.priority
+		WHERE q.account = excluded.account`,
+		r.ID, r.NCAID, r.GPU, r.Clusters, r.Regions, r.Limit, r.MaxInstances, r.Reserved, r.Burst, r.Priority)
 	if err != nil {
 		return false, fmt.Errorf("store quota rule: %w", err)
 	}
@@ -63,8 +69,10 @@ func (s *store) putRule(ctx context.Context, t tx, r clusters.QuotaRule) (stored
 }
 
 func (s *store) deleteRule(ctx context.Context, t tx, account, id string) (r clusters.QuotaRule, found bool, err error) {
-	err = t.QueryRow(ctx, `DELETE FROM cluster_inventory.quota_rules WHERE id = $1 AND account = $2
-		RETURNING id::text, account, gpu, clusters, quota`, id, account).Scan(&r.ID, &r.NCAID, &r.GPU, &r.Clusters, &r.Limit)
+	rows, err := t.Query(ctx, `DELETE FROM cluster_inventory.quota_rules WHERE id = $1 AND account = $2 RETURNING `+ruleColumns, id, account)
+	if err == nil {
+		r, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[clusters.QuotaRule])
+	}
 	if libstore.IsNotFound(err) {
 		return r, false, nil
 	}

@@ -34,9 +34,14 @@ func (u *Deployments) admit(ctx context.Context, t tx, d *deployment, rules []cl
 	}
 	requested, used := demand(rules, d), demand(rules, others...)
 	for _, r := range rules {
-		if requested[r.ID] > 0 && requested[r.ID]+used[r.ID] > r.Limit {
+		want, have := requested[r.ID], used[r.ID]
+		if want.gpus > 0 && want.gpus+have.gpus > r.Limit {
 			return problem.New(problem.Forbidden, "GPU quota of account '%s' for %s exceeded: requested %d, used %d, limit %d (rule %s)",
-				d.Account, ruleName(r), requested[r.ID], used[r.ID], r.Limit, r.ID)
+				d.Account, ruleName(r), want.gpus, have.gpus, r.Limit, r.ID)
+		}
+		if r.MaxInstances > 0 && want.instances > 0 && want.instances+have.instances > r.MaxInstances {
+			return problem.New(problem.Forbidden, "instance quota of account '%s' for %s exceeded: requested %d, used %d, limit %d (rule %s)",
+				d.Account, ruleName(r), want.instances, have.instances, r.MaxInstances, r.ID)
 		}
 	}
 	return nil
@@ -54,21 +59,35 @@ func (r *Reconciler) limited(ctx context.Context, t tx, d *deployment, s *specif
 	if err != nil {
 		return nil, err
 	}
-	used := 0
-	for _, o := range append(others, d) {
-		for _, i := range o.live() {
-			if owner := o.spec(i.SpecID); owner != nil && i.useful() && ruleFor(rules, owner) == rule {
-				used += owner.GPUs
+	used := using(rules, rule, append(others, d))
+	switch {
+	case used.gpus+s.GPUs > rule.Limit+rule.Burst:
+		return &placement.Refusal{Code: quotaLimited, Message: fmt.Sprintf("the GPU quota of the account for %s is used up: requested %d, used %d, limit %d (rule %s)",
+			ruleName(*rule), s.GPUs, used.gpus, rule.Limit+rule.Burst, rule.ID)}, nil
+	case rule.MaxInstances > 0 && used.instances+1 > rule.MaxInstances:
+		return &placement.Refusal{Code: quotaLimited, Message: fmt.Sprintf("the instance quota of the account for %s is used up: used %d, limit %d (rule %s)",
+			ruleName(*rule), used.instances, rule.MaxInstances, rule.ID)}, nil
+	}
+	return nil, nil
+}
+
+// quotaLimited is the code of an instance that waits for its account's quota.
+const quotaLimited = "quota-limited"
+
+// amount is what a quota rule counts.
+type amount struct{ gpus, instances int }
+
+// using counts what the live instances of deployments use of one rule among those of their account.
+func using(rules []clusters.QuotaRule, rule *clusters.QuotaRule, all []*deployment) (used amount) {
+	for _, d := range all {
+		for _, i := range d.live() {
+			if owner := d.spec(i.SpecID); owner != nil && i.useful() && ruleFor(rules, owner) == rule {
+				used.gpus += owner.GPUs
+				used.instances++
 			}
 		}
 	}
-	if used+s.GPUs <= rule.Limit {
-		return nil, nil
-	}
-	return &placement.Refusal{
-		Code:    "quota-limited",
-		Message: fmt.Sprintf("the GPU quota of the account for %s is used up: requested %d, used %d, limit %d (rule %s)", ruleName(*rule), s.GPUs, used, rule.Limit, rule.ID),
-	}, nil
+	return used
 }
 
 func ruleName(r clusters.QuotaRule) string {
@@ -76,27 +95,28 @@ func ruleName(r clusters.QuotaRule) string {
 	if r.GPU == clusters.Everyone {
 		name = "every GPU"
 	}
-	if len(r.Clusters) > 0 {
-		name += " on " + strings.Join(r.Clusters, ", ")
+	if where := slices.Concat(r.Clusters, r.Regions); len(where) > 0 {
+		name += " on " + strings.Join(where, ", ")
 	}
 	return name
 }
 
-// demand counts, per rule, the GPUs that the minimums of deployments need.
-func demand(rules []clusters.QuotaRule, all ...*deployment) map[string]int {
-	out := map[string]int{}
+// demand counts, per rule, what the minimums of deployments need.
+func demand(rules []clusters.QuotaRule, all ...*deployment) map[string]amount {
+	out := map[string]amount{}
 	for _, d := range all {
 		for _, s := range d.Specs {
 			if r := ruleFor(rules, s); r != nil {
-				out[r.ID] += s.minimum() * s.GPUs
+				sum := out[r.ID]
+				out[r.ID] = amount{sum.gpus + s.minimum()*s.GPUs, sum.instances + s.minimum()}
 			}
 		}
 	}
 	return out
 }
 
-// ruleFor is the most specific rule for a specification: one that names its clusters before one that names none, then
-// one that names its GPU. A rule about clusters is for specifications that cannot go elsewhere.
+// ruleFor is the most specific rule for a specification: one that names its clusters before one that names none, then one
+// that names its regions, then one that names its GPU. A rule about places is for specifications that cannot go elsewhere.
 func ruleFor(rules []clusters.QuotaRule, s *specification) *clusters.QuotaRule {
 	where := s.Clusters
 	if s.Backend != "" {
@@ -105,23 +125,28 @@ func ruleFor(rules []clusters.QuotaRule, s *specification) *clusters.QuotaRule {
 	var best *clusters.QuotaRule
 	rank := -1
 	for n, r := range rules {
-		within := len(r.Clusters) == 0 || len(where) > 0 && !slices.ContainsFunc(where, func(c string) bool {
-			return !slices.ContainsFunc(r.Clusters, func(name string) bool { return strings.EqualFold(name, c) })
-		})
 		named := strings.EqualFold(r.GPU, s.GPU)
-		if !within || !named && r.GPU != clusters.Everyone {
+		if !within(r.Clusters, where) || !within(r.Regions, s.Regions) || !named && r.GPU != clusters.Everyone {
 			continue
 		}
 		specific := 0
-		if len(r.Clusters) > 0 {
-			specific += 2
-		}
-		if named {
-			specific++
+		for n, says := range []bool{named, len(r.Regions) > 0, len(r.Clusters) > 0} {
+			if says {
+				specific += 1 << n
+			}
 		}
 		if specific > rank {
 			best, rank = &rules[n], specific
 		}
 	}
 	return best
+}
+
+// within reports whether a rule about some places is about all that a specification may go to.
+func within(rule, places []string) bool {
+	return len(rule) == 0 || len(places) > 0 && !slices.ContainsFunc(places, func(place string) bool { return !among(rule, place) })
+}
+
+func among(names []string, name string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }

@@ -178,6 +178,11 @@ func (r *Reconciler) pass(ctx context.Context, ids []string) {
 		return
 	}
 	f := r.look(ctx)
+	if sorted, err := r.urgent(ctx, ids, f.rules); err == nil {
+		ids = sorted
+	} else if ctx.Err() == nil {
+		r.log.Warn("priorities not known, going by age", zap.Error(err))
+	}
 	for _, id := range ids {
 		if ctx.Err() != nil {
 			return

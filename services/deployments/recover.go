@@ -43,13 +43,17 @@ func (r *Reconciler) room(ctx context.Context, t tx, d *deployment, f fleet, now
 	if err != nil {
 		return false, err
 	}
+	kept, err := r.reservations(ctx, t, d.Account, f.rules)
+	if err != nil {
+		return false, err
+	}
 	taken, nodes := maps.Clone(held), f.usableBy(d.Account)
 	for _, s := range byPreference(d.Specs) {
 		for range s.minimum() {
 			if limit, err := r.limited(ctx, t, d, s, f.rules); err != nil || limit != nil {
 				return false, err
 			}
-			place, _, refusal := placement.Choose(nodes, taken, d.request(s, now))
+			place, _, refusal := placement.Choose(f.unreserved(nodes, taken, s, kept), taken, d.request(s, now))
 			if refusal != nil {
 				return false, nil
 			}

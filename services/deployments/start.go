@@ -37,6 +37,10 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 		return err
 	}
 	usable := f.usableBy(d.Account)
+	kept, err := r.reservations(ctx, t, d.Account, f.rules)
+	if err != nil {
+		return err
+	}
 	for _, s := range starts {
 		for range s.count {
 			limit, err := r.limited(ctx, t, d, s.spec, f.rules)
@@ -49,7 +53,7 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 				}
 				break
 			}
-			placed, err := r.place(ctx, t, d, s.spec, usable, held, f.err, now)
+			placed, err := r.place(ctx, t, d, s.spec, f, usable, kept, held, now)
 			if err != nil {
 				return err
 			}
@@ -63,12 +67,15 @@ func (r *Reconciler) start(ctx context.Context, t tx, d *deployment, starts []st
 }
 
 // place finds a place for one instance, reserves it and orders the launch.
-func (r *Reconciler) place(ctx context.Context, t tx, d *deployment, s *specification, nodes []clusters.Node, held placement.Held, blind error, now time.Time) (bool, error) {
-	if blind != nil {
+func (r *Reconciler) place(ctx context.Context, t tx, d *deployment, s *specification, f fleet, nodes []clusters.Node, kept []reservation, held placement.Held, now time.Time) (bool, error) {
+	if f.err != nil {
 		return false, r.unplaced(ctx, t, d, s, nil, placement.Refusal{Code: "inventory-unavailable", Message: "the cluster inventory does not answer"})
 	}
-	place, rejected, refusal := placement.Choose(nodes, held, d.request(s, now))
+	place, rejected, refusal := placement.Choose(f.unreserved(nodes, held, s, kept), held, d.request(s, now))
 	if refusal != nil {
+		if because := reserved(nodes, held, d.request(s, now)); because != nil {
+			refusal = because
+		}
 		return false, r.unplaced(ctx, t, d, s, rejected, *refusal)
 	}
 	id, err := uuid.NewV7()

@@ -154,6 +154,24 @@ func (s *store) ids(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// accounts says whose deployments are.
+func (s *store) accounts(ctx context.Context, ids []string) (map[string]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT id::text, account FROM deployments.deployments WHERE id = ANY($1::uuid[])`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("find accounts: %w", err)
+	}
+	out := map[string]string{}
+	var id, account string
+	_, err = pgx.ForEachRow(rows, []any{&id, &account}, func() error {
+		out[id] = account
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find accounts: %w", err)
+	}
+	return out, nil
+}
+
 // idOf finds the deployment of a version, or of an instance; empty when there is none.
 func (s *store) idOf(ctx context.Context, t tx, table, column, value string) (id string, err error) {
 	key := map[string]string{"deployments": "id", "instances": "deployment_id"}[table]

@@ -128,6 +128,9 @@ func (u *Deployments) Usage(ctx context.Context, req contract.UsageRequest) (con
 
 // LiveUsage answers with the instances of an account, by place.
 func (u *Deployments) LiveUsage(ctx context.Context, req clusters.ListingRequest) (contract.LiveUsage, error) {
+	if err := req.Valid(); err != nil {
+		return contract.LiveUsage{}, err
+	}
 	all, err := u.store.list(ctx, u.store.pool, `WHERE account = $1`, req.Account)
 	if err != nil {
 		return contract.LiveUsage{}, err
@@ -143,6 +146,9 @@ func (u *Deployments) LiveUsage(ctx context.Context, req clusters.ListingRequest
 func (u *Deployments) DeploymentUsage(ctx context.Context, req contract.DeploymentUsageRequest) (contract.DeploymentsUsage, error) {
 	none := contract.DeploymentsUsage{}
 	if err := validIDs(map[string]string{"deploymentId": req.DeploymentID}); err != nil {
+		return none, err
+	}
+	if err := req.Valid(); err != nil {
 		return none, err
 	}
 	d, err := u.store.find(ctx, u.store.pool, `WHERE id = $1 AND account = $2`, req.DeploymentID, req.Account)

@@ -26,6 +26,7 @@ func clusterRoutes() []route {
 		to(get, rules, &access.ReadQuota, ok, clusters.GetQuotaRules),
 		to(post, rules, &access.WriteQuota, ok, clusters.PutQuotaRule),
 		to(put, rules+"/{ruleId}", &access.WriteQuota, ok, clusters.PutQuotaRule),
+		to(get, rules+"/{ruleId}", &access.ReadQuota, ok, clusters.GetQuotaRule),
 		to(remove, rules+"/{ruleId}", &access.WriteQuota, nothing, clusters.DeleteQuotaRule),
 
 		to(get, account+"/gpus", &access.ListGPUs, ok, clusters.ListGPUs),
@@ -46,6 +47,7 @@ func clusterRoutes() []route {
 		table = append(table,
 			to(get, "/v2"+org+"/ngc/nvcf/gpu/quota/rules", &access.ReadQuota, ok, clusters.GetQuotaRules),
 			to(get, "/v2"+org+"/ngc/nvcf/deployments/instanceTypes", &access.ReadCapacity, ok, deployments.GetOffers),
+			to(get, "/v2"+org+"/ngc/nvcf/deployments/available/instanceTypes", &access.ReadCapacity, ok, deployments.GetOffers),
 			to(get, "/v3"+org+"/ngc/nvcf/deployments/available/instanceTypes", &access.ReadCapacity, ok, deployments.GetOffers),
 			to(get, "/v3"+org+"/ngc/nvcf/deployments/instanceTypes", &access.ReadCapacity, ok, deployments.GetCapacity),
 		)

@@ -17,8 +17,18 @@ import (
 // newQuota is how many GPUs the account may use (functions-deployments §12).
 func newQuota(s *session) *cobra.Command {
 	const rules = "/v2/nvcf/gpu/quota/rules"
-	shown := table{columns: columns("Rule", "ruleId", "Account", "ncaId", "GPU", "gpu", "Clusters", "clusters", "GPUs at most", "limit")}
+	shown := table{columns: columns("Rule", "ruleId", "Account", "ncaId", "GPU", "gpu", "Clusters", "clusters", "Regions", "regions", "GPUs at most", "limit", "Reserved", "reserved", "Burst", "burst")}
 	clusters := member{flag: "cluster", name: "clusters", kind: severalTexts, usage: "a cluster that the rule is about; repeat for several (default: all)"}
+	regions := member{flag: "region", name: "regions", kind: severalTexts, usage: "a region that the rule is about; repeat for several (default: all)"}
+	number := func(name, usage string) member {
+		return member{flag: name, name: name, kind: wholeNumber, usage: usage}
+	}
+	more := []member{
+		{flag: "max-instances", name: "maxInstances", kind: wholeNumber, usage: "how many instances at most (default: any number)"},
+		number("reserved", "how many GPUs are kept free for the account"),
+		number("burst", "how many GPUs beyond the limit work may use while there is room"),
+		number("priority", "accounts with a higher one are served first"),
+	}
 	limit := member{flag: "limit", name: "limit", kind: wholeNumber, required: true, usage: "how many GPUs at most"}
 	list := verb{
 		use: "list", short: "List the rules", method: http.MethodGet, path: "/v2/nvcf/quotas/gpus",
@@ -28,7 +38,7 @@ func newQuota(s *session) *cobra.Command {
 		list,
 		{
 			use: "create GPU", short: "Add a rule", example: "  sirocco quota create H100 --limit 8", method: http.MethodPost, path: rules, argument: "gpu",
-			members: []member{limit, clusters}, table: shown,
+			members: append([]member{limit, clusters, regions}, more...), table: shown,
 		},
 		{use: "delete RULE", short: "Delete a rule", method: http.MethodDelete, path: rules + "/{RULE}", done: "deleted %s"},
 	})
@@ -43,6 +53,17 @@ func capacityVerbs() []verb {
 		{
 			use: "groups", short: "List cluster groups with their clusters", method: http.MethodGet, path: "/v2/nvcf/clusterGroups",
 			table: table{member: "clusterGroups", columns: columns("Group", "name", "ID", "id", "Account", "ncaId", "Clusters", "clusters", "GPUs", "gpus")},
+		},
+		{
+			use: "configure CLUSTER", short: "Set who else may use a cluster, and what it can do",
+			long:    "CLUSTER is the id of the cluster, as `sirocco cluster groups` shows it. What is not given is cleared.",
+			example: "  sirocco cluster configure 6f0c8f5e-6a4e-5a55-9f4e-0b6f1d1c2d3e --open-to acct-78 --attribute CacheOptimized",
+			method:  http.MethodPut, path: "/v2/nvcf/clusters/{CLUSTER}/settings",
+			members: []member{
+				{flag: "open-to", name: "authorizedNcaIds", kind: severalTexts, usage: "an account that may deploy on the cluster, or * for all; repeat for several"},
+				{flag: "attribute", name: "attributes", kind: severalTexts, usage: "what the cluster can do, such as CacheOptimized; repeat for several"},
+			},
+			table: table{columns: columns("Cluster", "clusterName", "ID", "clusterId", "Open to", "authorizedNcaIds", "Attributes", "attributes")},
 		},
 		{
 			use: "gpus", short: "List the GPUs that functions can be deployed on", method: http.MethodGet, path: "/v2/nvcf/supportedGpus",
