@@ -192,3 +192,39 @@ func TestHeadsThatAnAPIDoesNotTake(t *testing.T) {
 		require.Equal(t, 200, do(t, client(t, false), request(t, "GET", s.url+"/.well-known/openid-configuration", nil, "Host", host)).StatusCode)
 	}
 }
+
+// TestEveryFormOfQuotaAndCapacity: rows 19 and 20 of keys §7.4, by every path that clients of them use. Only All Entity opens them.
+func TestEveryFormOfQuotaAndCapacity(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := client(t, false)
+	var paths []string
+	for _, org := range []string{"/orgs/acme", "/orgs/acme/teams/blue"} {
+		paths = append(paths,
+			"/v2"+org+"/ngc/nvcf/gpu/quota/rules", "/v2"+org+"/nvcf/gpu/quota/rules",
+			"/v2"+org+"/ngc/nvcf/deployments/instanceTypes", "/v2"+org+"/ngc/nvcf/deployments/available/instanceTypes",
+			"/v3"+org+"/ngc/nvcf/deployments/instanceTypes", "/v3"+org+"/ngc/nvcf/deployments/available/instanceTypes",
+		)
+	}
+	paths = append(paths, "/v2/nvcf/gpu/quota/rules", "/v2/nvcf/quotas/gpus", "/v2/nvcf/gpus", "/v2/nvcf/gpu/capacity", "/v2/nvcf/capacity/gpus")
+	both := []access.Scope{access.ReadGPUQuotaRule, access.GPUCapacity}
+	key := func(kind access.ResourceType, id string) string {
+		bearer, _ := s.key(both, access.Resource{Type: string(kind), ID: id})
+		return auth(bearer)
+	}
+	entity := key(access.AllEntity, "*")
+	narrow := []string{key(access.AllFunctions, "*"), key(access.Function, fid+"/*"), key(access.Function, fid+"/"+vid), key(access.AllClusters, "*")}
+	for _, path := range paths {
+		ask := func(authorization string) reply {
+			return do(t, c, request(t, "GET", s.url+path, nil, "Authorization", authorization, "Accept", "application/json"))
+		}
+		require.Equal(t, 200, ask(entity).StatusCode, path)
+		require.Equal(t, 200, ask(auth(s.scoped(t, both...))).StatusCode, path)
+		for _, authorization := range narrow {
+			doc := refused(t, ask(authorization), 403)
+			require.Equal(t, problem.ResourceType, doc.Code, path)
+			require.Equal(t, []string{"*/*"}, doc.RequiredResourceTypes, path)
+		}
+		require.Equal(t, problem.ScopeMissing, refused(t, ask(auth(s.scoped(t))), 403).Code, path)
+	}
+}
