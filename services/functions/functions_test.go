@@ -631,10 +631,10 @@ func TestLargeSpecifications(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	spec := minimal()
-	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: strings.Repeat("x", 3<<20)}}
+	spec.ContainerEnvironment = []contract.EnvironmentEntry{{Key: "BIG", Value: strings.Repeat("x", 3<<19)}}
 	fn := w.create("", spec)
 	_, events := w.story(fn.VersionID, 1)
-	require.Greater(t, len(events[0].Data), 3<<20, "what is accepted has its event")
+	require.Greater(t, len(events[0].Data), 3<<19, "what is accepted has its event")
 	spec.ContainerEnvironment[0].Value = strings.Repeat("x", 7<<20)
 	_, err := call(w, admin(), contract.Create, contract.CreateRequest{Spec: spec})
 	requireProblem(t, err, problem.TooLarge)
@@ -643,7 +643,7 @@ func TestLargeSpecifications(t *testing.T) {
 // Many writers at once: every version is created once, deleted once and never moved after its end.
 func TestConcurrentWriters(t *testing.T) {
 	t.Parallel()
-	const writers, rounds = 8, 6
+	const writers, rounds = 6, 4
 	w := newWorld(t)
 	family := w.create("", llm(llmModel("m", "1-S")))
 	fn := w.create("", minimal())
