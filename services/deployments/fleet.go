@@ -34,6 +34,9 @@ func (r *Reconciler) look(ctx context.Context) fleet {
 	return f
 }
 
+// known reports whether there is a view at all.
+func (f fleet) known() bool { return f.err == nil }
+
 // lost reports whether the instances of a node count as ended: the inventory says so, or the node is gone and stays
 // gone. An agent that stops may be back in a moment, with its instances untouched, and an inventory that does not know
 // a node may just be rebuilding its projection; so absence counts from when this leader saw it first.

@@ -17,8 +17,11 @@ import (
 func TestARuleAboutARegionIsForWhatStaysThere(t *testing.T) {
 	t.Parallel()
 	rules := []clusters.QuotaRule{
-		{ID: "any", GPU: "*"}, {ID: "gpu", GPU: "H100"}, {ID: "north", GPU: "*", Regions: []string{"eu-north-1"}},
-		{ID: "lab", GPU: "*", Clusters: []string{"lab"}}, {ID: "lab north", GPU: "*", Clusters: []string{"lab"}, Regions: []string{"eu-north-1"}},
+		{ID: "any", GPU: "*"},
+		{ID: "gpu", GPU: "H100"},
+		{ID: "north", GPU: "*", Regions: []string{"eu-north-1"}},
+		{ID: "lab", GPU: "*", Clusters: []string{"lab"}},
+		{ID: "lab north", GPU: "*", Clusters: []string{"lab"}, Regions: []string{"eu-north-1"}},
 	}
 	for want, s := range map[string]contract.Specification{
 		"gpu":       {GPU: "H100"},

@@ -22,7 +22,7 @@ func (d *deployment) recoverable() bool {
 
 // startAnew starts a failed deployment anew when there is room for all of its minimums by now.
 func (r *Reconciler) startAnew(ctx context.Context, t tx, d *deployment, f fleet, now time.Time) error {
-	if !d.recoverable() || f.err != nil {
+	if !d.recoverable() || !f.known() {
 		return nil
 	}
 	room, err := r.room(ctx, t, d, f, now)

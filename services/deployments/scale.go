@@ -240,7 +240,10 @@ func settleIdle(d *deployment, after time.Duration, now time.Time) (moves []move
 			continue
 		}
 		useful := slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() })
-		waiting := make([]time.Time, max(s.Wanted-len(useful), 0))
+		var waiting []time.Time
+		for range s.Wanted - len(useful) {
+			waiting = append(waiting, s.AskedAt) // for an instance that is not there
+		}
 		for _, i := range useful {
 			if i.IdleSince != nil && i.State == instances.Running {
 				waiting = append(waiting, *i.IdleSince)

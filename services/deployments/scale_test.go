@@ -157,22 +157,22 @@ func TestWhatIdlesIsNotWantedAnyMore(t *testing.T) {
 		wanted   int
 		idle     []*time.Time // one running instance each
 		asked    time.Duration
-		left     int
+		want     int
 		again    time.Duration // from noon; zero for never
 		status   functions.Status
 		teardown teardown
 	}{
-		{name: "long enough", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, left: 0},
-		{name: "one second is missing", wanted: 1, idle: []*time.Time{ago(after - time.Second)}, asked: time.Hour, left: 1, again: time.Second},
-		{name: "busy", wanted: 1, idle: []*time.Time{nil}, asked: time.Hour, left: 1},
-		{name: "one of two", wanted: 2, idle: []*time.Time{nil, ago(after)}, asked: time.Hour, left: 1},
-		{name: "the minimum stays", low: 1, wanted: 1, idle: []*time.Time{ago(time.Hour)}, asked: time.Hour, left: 1},
-		{name: "down to the minimum", low: 1, wanted: 3, idle: []*time.Time{ago(after), ago(after), ago(after)}, asked: time.Hour, left: 1},
-		{name: "work asked a moment ago", wanted: 2, idle: []*time.Time{nil, ago(time.Hour)}, asked: time.Minute, left: 2, again: 4 * time.Minute},
-		{name: "asked for, and there is no place", wanted: 1, asked: time.Minute, left: 1, again: 4 * time.Minute},
-		{name: "nobody asks for it any more", wanted: 1, asked: after, left: 0},
-		{name: "not while it is hurt", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, left: 1, status: functions.Degrading},
-		{name: "not while it is removed", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, left: 1, teardown: graceful},
+		{name: "long enough", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, want: 0},
+		{name: "one second is missing", wanted: 1, idle: []*time.Time{ago(after - time.Second)}, asked: time.Hour, want: 1, again: time.Second},
+		{name: "busy", wanted: 1, idle: []*time.Time{nil}, asked: time.Hour, want: 1},
+		{name: "one of two", wanted: 2, idle: []*time.Time{nil, ago(after)}, asked: time.Hour, want: 1},
+		{name: "the minimum stays", low: 1, wanted: 1, idle: []*time.Time{ago(time.Hour)}, asked: time.Hour, want: 1},
+		{name: "down to the minimum", low: 1, wanted: 3, idle: []*time.Time{ago(after), ago(after), ago(after)}, asked: time.Hour, want: 1},
+		{name: "work asked a moment ago", wanted: 2, idle: []*time.Time{nil, ago(time.Hour)}, asked: time.Minute, want: 2, again: 4 * time.Minute},
+		{name: "asked for, and there is no place", wanted: 1, asked: time.Minute, want: 1, again: 4 * time.Minute},
+		{name: "nobody asks for it any more", wanted: 1, asked: after, want: 0},
+		{name: "not while it is hurt", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, want: 1, status: functions.Degrading},
+		{name: "not while it is removed", wanted: 1, idle: []*time.Time{ago(after)}, asked: time.Hour, want: 1, teardown: graceful},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -186,8 +186,8 @@ func TestWhatIdlesIsNotWantedAnyMore(t *testing.T) {
 				d.Instances = append(d.Instances, &instance{State: instances.Running, IdleSince: since})
 			}
 			moves, again := settleIdle(d, after, noon)
-			require.Equal(t, c.left, s.Wanted)
-			require.Equal(t, c.left != c.wanted, len(moves) == 1)
+			require.Equal(t, c.want, s.Wanted)
+			require.Equal(t, c.want != c.wanted, len(moves) == 1)
 			if c.again == 0 {
 				require.True(t, again.IsZero(), again)
 			} else {
@@ -209,7 +209,7 @@ func TestRescaleStaysWithinTheBounds(t *testing.T) {
 		specs    []bounds
 		required int
 		outcome  contract.ScaleOutcome
-		wanted   []int
+		want     []int
 	}{
 		{"more", []bounds{{0, 4, 1, 1}}, 3, contract.ScalingUp, []int{3}},
 		{"less", []bounds{{0, 4, 3, 1}}, 1, contract.ScalingDown, []int{1}},
@@ -233,7 +233,7 @@ func TestRescaleStaysWithinTheBounds(t *testing.T) {
 			require.Equal(t, c.outcome, outcome)
 			changed := 0
 			for n, s := range specs {
-				require.Equal(t, c.wanted[n], s.Wanted)
+				require.Equal(t, c.want[n], s.Wanted)
 				if s.Wanted != c.specs[n].wanted {
 					changed++
 				}

@@ -160,14 +160,13 @@ func (s *store) accounts(ctx context.Context, ids []string) (map[string]string, 
 	if err != nil {
 		return nil, fmt.Errorf("find accounts: %w", err)
 	}
-	out := map[string]string{}
-	var id, account string
-	_, err = pgx.ForEachRow(rows, []any{&id, &account}, func() error {
-		out[id] = account
-		return nil
-	})
+	pairs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ ID, Account string }])
 	if err != nil {
 		return nil, fmt.Errorf("find accounts: %w", err)
+	}
+	out := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		out[p.ID] = p.Account
 	}
 	return out, nil
 }
