@@ -72,18 +72,24 @@ func ofAccount(line *route, r *http.Request, caller access.Caller) (access.Calle
 		caller.Account, caller.CrossAccount = account, true
 	case account == caller.Account:
 	case line.mirror, caller.Kind == access.Key:
-		return caller, foreignAccount(account)
+		return caller, line.foreignAccount(account)
 	case line.setsUpAccounts():
 	case slices.ContainsFunc(caller.Scopes, func(s access.Scope) bool { return strings.HasPrefix(s, access.AdminPrefix) }):
 		caller.Account, caller.CrossAccount = account, true
 	default:
-		return caller, foreignAccount(account)
+		return caller, line.foreignAccount(account)
 	}
 	return caller, nil
 }
 
-func foreignAccount(account string) *problem.Problem {
-	return problem.New(problem.AccountMismatch, "this credential does not belong to account '%s'", account)
+// foreignAccount refuses a credential of another account, and names the scope that leads across accounts if there is one.
+func (line *route) foreignAccount(account string) *problem.Problem {
+	p := problem.New(problem.AccountMismatch, "this credential does not belong to account '%s'", account)
+	if line.mirror {
+		p.RequiredScopes, _ = line.row.Asks()
+		p.Detail += "; only " + strings.Join(p.RequiredScopes, " and ") + " leads there"
+	}
+	return p
 }
 
 // acrossAccounts reports whether only admin scopes pass the row.

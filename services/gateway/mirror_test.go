@@ -89,6 +89,9 @@ func TestAKeyStaysInItsAccountAndATokenNeedsAnAdminScopeToLeaveIt(t *testing.T) 
 		got, p := ofAccount(tc.line, r, tc.caller)
 		if tc.refused {
 			require.Equal(t, problem.AccountMismatch, p.Code, tc.name)
+			if tc.line.mirror {
+				require.Equal(t, []string{"admin:list_functions"}, p.RequiredScopes, tc.name)
+			}
 			continue
 		}
 		require.Nil(t, p, tc.name)

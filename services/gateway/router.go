@@ -177,7 +177,7 @@ func (g *Gateway) judge(r *http.Request, line *route, e *entry, err error) (call
 	} else if caller, err = decided(line.row, e, err); err != nil {
 		if !line.lets(r) {
 			if account := r.PathValue(line.account); e != nil && e.credential.Kind == access.Key && line.account != "" && account != e.credential.Account {
-				return caller, foreignAccount(account) // comes before scopes (keys §7.3)
+				return caller, line.foreignAccount(account) // comes before scopes (keys §7.3)
 			}
 			return caller, line.face().refusal(err)
 		}
