@@ -151,7 +151,7 @@ type RolloverRequest struct {
 	Account        string     `json:"account" path:"ncaId"`
 	FunctionID     string     `json:"functionId" path:"functionId"`
 	VersionID      string     `json:"versionId" path:"versionId"`
-	Specifications []Rollover `json:"rollOverSpecifications"`
+	Specifications []Rollover `json:"rollOverSpecifications" body:"optional"`
 }
 
 // Rollover says how many instances of one GPU and instance type are replaced.
