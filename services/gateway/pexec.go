@@ -91,7 +91,8 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 		return problem.New(problem.NotFound, "Request id '%s': Not found", c.id)
 	}
 	c.function, c.target = record.FunctionID, functions.Target{VersionID: record.VersionID}
-	if !c.caller.CoversFunction(true, record.FunctionID, record.VersionID) && !c.caller.CoversFunction(false, record.FunctionID, record.VersionID) {
+	covered := c.caller.CoversFunction(true, record.FunctionID, record.VersionID) || c.caller.CoversFunction(false, record.FunctionID, record.VersionID)
+	if !covered && !g.versions.public(r.Context(), c.caller.Account, record.FunctionID, record.VersionID) {
 		return access.NotCovered(access.Invoke, "function "+record.FunctionID)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), invocation.Longest)

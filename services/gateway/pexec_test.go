@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/invocation"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
@@ -206,4 +207,27 @@ func TestPreflights(t *testing.T) {
 		require.Equal(t, "86400", got.Header.Get("Access-Control-Max-Age"))
 		require.Equal(t, "authorization", got.Header.Get("Access-Control-Allow-Headers"))
 	}
+}
+
+// TestTheAnswerOfAPublicFunctionIsForWhoeverCouldCallIt: what may be called whatever a key's resources are may be polled so, too.
+func TestTheAnswerOfAPublicFunctionIsForWhoeverCouldCallIt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	version := uuid.NewString()
+	private, public := s.function(version), s.function(version)
+	elsewhere, _ := s.key([]string{access.InvokeFunction}, access1(uuid.NewString()+"/*"))
+	s.mu.Lock()
+	s.functions[public].Targets[0].Public = true
+	s.mu.Unlock()
+	ask := func(function string) reply {
+		id := uuid.NewString()
+		s.mu.Lock()
+		s.records[id] = invocation.RequestRecord{DetachRequest: invocation.DetachRequest{
+			RequestID: id, FunctionID: function, VersionID: version, Account: access.DefaultAccount, Worker: "gone",
+		}}
+		s.mu.Unlock()
+		return do(t, client(t, false), poll(t, s.url, id, elsewhere))
+	}
+	require.Equal(t, problem.ResourceNotCovered, refused(t, ask(private), 403).Code)
+	require.Equal(t, problem.GatewayTimeout, refused(t, ask(public), 504).Code, "it went on to ask the worker")
 }

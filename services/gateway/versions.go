@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,6 +76,12 @@ func (v *versions) route(ctx context.Context, caller access.Caller, functionID, 
 		return functions.Target{}, notInvocable(caller.Account, functionID, versionID)
 	}
 	return functions.Target{}, access.NotCovered(access.Invoke, "function "+functionID)
+}
+
+// public reports whether a version may be invoked whatever the resources of a key are.
+func (v *versions) public(ctx context.Context, account, functionID, versionID string) bool {
+	answer, err := v.resolve(ctx, account, functionID)
+	return err == nil && slices.ContainsFunc(answer.Targets, func(t functions.Target) bool { return t.Public && t.VersionID == versionID })
 }
 
 func notInvocable(account, functionID, versionID string) *problem.Problem {
