@@ -63,27 +63,8 @@ func (r *Reconciler) step(ctx context.Context, t tx, d *deployment, f fleet) (ti
 	}
 	p := makePlan(d, view, now)
 	p.later(again)
-	for _, i := range p.lost {
-		if err := r.giveUp(ctx, t, d, i, now); err != nil {
-			return p.again, err
-		}
-	}
-	for _, s := range p.stops {
-		if err := r.stop(ctx, t, d, s, now); err != nil {
-			return p.again, err
-		}
-	}
-	if err := r.start(ctx, t, d, p.starts, f, now); err != nil {
+	if err := r.carryOut(ctx, t, d, &p, f, now); err != nil {
 		return p.again, err
-	}
-	if d.Teardown == standing && rollingBlocked(d) {
-		p.later(now)
-	}
-	for _, m := range overflow(d) {
-		if err := scaled(ctx, t, r.journal, d, m, becauseCapacity); err != nil {
-			return p.again, err
-		}
-		p.later(now)
 	}
 	if d.Teardown == standing && d.Status == functions.Error {
 		removal := d.UpdatedAt.Add(r.cfg.errorKept())
@@ -131,6 +112,33 @@ func (r *Reconciler) judge(d *deployment, p *plan, now time.Time) {
 
 // patience is how long a deployment may wait for places.
 func (r *Reconciler) patience() time.Duration { return r.cfg.startTimeout(false) }
+
+// carryOut does what a plan says, and gives what has no room to the next specification.
+func (r *Reconciler) carryOut(ctx context.Context, t tx, d *deployment, p *plan, f fleet, now time.Time) error {
+	for _, i := range p.lost {
+		if err := r.giveUp(ctx, t, d, i, now); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.stops {
+		if err := r.stop(ctx, t, d, s, now); err != nil {
+			return err
+		}
+	}
+	if err := r.start(ctx, t, d, p.starts, f, now); err != nil {
+		return err
+	}
+	if d.Teardown == standing && rollingBlocked(d) {
+		p.later(now)
+	}
+	for _, m := range overflow(d) {
+		if err := scaled(ctx, t, r.journal, d, m, becauseCapacity); err != nil {
+			return err
+		}
+		p.later(now)
+	}
+	return nil
+}
 
 // tellHealth records what is wrong with the instances of a deployment when that is not what was told last.
 func (r *Reconciler) tellHealth(ctx context.Context, t tx, d *deployment) error {

@@ -150,16 +150,8 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 			return false, err
 		}
 		patched, s = d, d.spec(id)
-		low, high := s.minimum(), s.maximum()
-		if req.MinInstances != nil {
-			low = *req.MinInstances
-		}
-		if req.MaxInstances != nil {
-			high = *req.MaxInstances
-		}
-		check := problem.NewCheck("gpuSpecification")
-		check.Require(low <= high, "minInstances", "must not be greater than maxInstances: %d > %d, after merging with what is stored", low, high)
-		if err := check.Err(); err != nil {
+		low, high, err := merged(s, req)
+		if err != nil {
 			return false, err
 		}
 		raised := low > s.minimum()
@@ -180,6 +172,20 @@ func (u *Deployments) Patch(ctx context.Context, req contract.PatchRequest) (con
 		return none, err
 	}
 	return contract.PatchResponse{Specification: s.Specification, ETag: patched.etag()}, nil
+}
+
+// merged are the bounds that a patch leads to.
+func merged(s *specification, req contract.PatchRequest) (low, high int, err error) {
+	low, high = s.minimum(), s.maximum()
+	if req.MinInstances != nil {
+		low = *req.MinInstances
+	}
+	if req.MaxInstances != nil {
+		high = *req.MaxInstances
+	}
+	check := problem.NewCheck("gpuSpecification")
+	check.Require(low <= high, "minInstances", "must not be greater than maxInstances: %d > %d, after merging with what is stored", low, high)
+	return low, high, check.Err()
 }
 
 func validPatch(req contract.PatchRequest, policy string) error {
