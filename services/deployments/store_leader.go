@@ -3,9 +3,11 @@ package deployments
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // channel carries the ids of deployments that need a look. A notification is sent by the transaction that changes
@@ -16,6 +18,10 @@ const (
 	leaderLock  = "sirocco.deployments.leader"
 	leaderEvery = time.Second
 	closeWithin = 2 * time.Second
+	// leaderSilence is how long Postgres leaves the session of a leader alone that says nothing, because its process is
+	// stopped or its host frozen; leaderBeat is how often a leader says something.
+	leaderSilence = 10 * time.Second
+	leaderBeat    = 3 * time.Second
 )
 
 // poke asks the leader to look at a deployment once t is committed.
@@ -35,7 +41,8 @@ func (s *store) lockQuota(ctx context.Context, t tx, account string) error {
 }
 
 // lead waits until this process is the leader and then runs work, until ctx ends or the session with Postgres does. The
-// lock belongs to the session, so a leader that dies gives it up by dying. poked is called for every notification.
+// lock belongs to the session, so a leader that dies gives it up by dying, and Postgres ends the session of one that is
+// silent. poked is called for every notification.
 // Should two leaders ever overlap, row locks and the devices' key still keep their work right.
 func (s *store) lead(ctx context.Context, poked func(id string), work func(context.Context) error) error {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
@@ -53,17 +60,22 @@ func (s *store) lead(ctx context.Context, poked func(id string), work func(conte
 	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false)`, strconv.FormatInt(leaderSilence.Milliseconds(), 10)); err != nil {
+		return fmt.Errorf("bound silence: %w", err)
+	}
 	run, cancel := context.WithCancel(ctx)
 	heard := make(chan error, 1)
 	go func() {
 		defer cancel()
 		for {
-			n, err := conn.WaitForNotification(run)
+			n, err := hear(run, conn)
 			if err != nil {
 				heard <- err
 				return
 			}
-			poked(n.Payload)
+			if n != nil {
+				poked(n.Payload)
+			}
 		}
 	}()
 	err = work(run)
@@ -72,6 +84,19 @@ func (s *store) lead(ctx context.Context, poked func(id string), work func(conte
 		return fmt.Errorf("leader session lost: %w", lost)
 	}
 	return err
+}
+
+// hear waits for a notification, for a moment, and then gives a sign of life instead.
+func hear(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	moment, cancel := context.WithTimeout(ctx, leaderBeat)
+	n, err := conn.WaitForNotification(moment)
+	cancel()
+	if err == nil || ctx.Err() != nil || moment.Err() == nil {
+		return n, err
+	}
+	alive, cancel := context.WithTimeout(ctx, leaderBeat)
+	defer cancel()
+	return nil, conn.Ping(alive)
 }
 
 // elected tries until the lock is free. It does not wait inside Postgres, because a query that waits for days would
