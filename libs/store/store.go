@@ -32,6 +32,9 @@ const (
 	connectTimeout  = 5 * time.Second
 	// pingTimeout keeps a readiness probe quicker than the probers that give up after three to five seconds.
 	pingTimeout = 2 * time.Second
+	// idleInTransaction bounds how long a process that is stopped, or whose host is frozen, holds its locks: more than any
+	// transaction waits for another service.
+	idleInTransaction = time.Minute
 )
 
 // Options are the choices a service may make about its pool. The zero value is right for most.
@@ -65,6 +68,9 @@ func Open(ctx context.Context, url string, opts Options) (*pgxpool.Pool, error) 
 		conn.ConnectTimeout = connectTimeout
 	}
 	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	if _, chosen := conn.RuntimeParams["idle_in_transaction_session_timeout"]; !chosen {
+		conn.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(idleInTransaction.Milliseconds(), 10)
+	}
 	if opts.Application != "" {
 		conn.RuntimeParams["application_name"] = opts.Application
 	}
@@ -123,7 +129,7 @@ func IsNotFound(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
 func IsAway(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return strings.HasPrefix(pg.Code, "08") ||
-			hasCode(err, codeTooManyConnections, codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow)
+			hasCode(err, codeTooManyConnections, codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow, codeIdleInTransaction, codeIdleSession)
 	}
 	var connect *pgconn.ConnectError
 	return errors.As(err, &connect) || pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||

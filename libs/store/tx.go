@@ -21,6 +21,8 @@ const (
 	codeAdminShutdown        = "57P01"
 	codeCrashShutdown        = "57P02"
 	codeCannotConnectNow     = "57P03"
+	codeIdleSession          = "57P05"
+	codeIdleInTransaction    = "25P03"
 )
 
 // conflictRetries is how often a transaction that lost against another is run again.
