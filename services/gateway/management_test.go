@@ -191,13 +191,13 @@ func TestAliases(t *testing.T) {
 	for _, prefix := range []string{"/v2/orgs/o/nvcf", "/v2/orgs//nvcf", "/v2/orgs/o/teams/t/nvcf", "/v2/orgs//teams//nvcf"} {
 		got := do(t, c, request(t, "GET", s.url+prefix+"/functions", nil, "Authorization", token))
 		require.Equal(t, http.StatusOK, got.StatusCode, "%s: %s", prefix, got.body)
-		got = do(t, c, request(t, "GET", s.url+prefix+"/functions/x/versions/y", nil, "Authorization", token))
+		got = do(t, c, request(t, "GET", s.url+prefix+"/functions/x%20/versions/y", nil, "Authorization", token))
 		doc := refused(t, got, 400)
 		require.NotNil(t, doc.RequestStatus, prefix)
 		require.Equal(t, doc.Detail, doc.RequestStatus.StatusDescription)
 		require.Equal(t, "BAD_REQUEST", doc.RequestStatus.StatusCode)
 		require.Equal(t, doc.RequestID, doc.RequestStatus.RequestID)
-		require.Equal(t, prefix+"/functions/x/versions/y", doc.Instance, "as the client wrote it")
+		require.Equal(t, prefix+"/functions/x%20/versions/y", doc.Instance, "as the client wrote it")
 	}
 	require.Nil(t, refused(t, do(t, c, request(t, "GET", s.url+"/v2/nvcf/functions/x/versions/y", nil, "Authorization", token)), 400).RequestStatus)
 }

@@ -32,7 +32,7 @@ const linger = 500 * time.Millisecond
 // askedPath is the path as the client wrote it; that of r.URL may be the canonical one of an alias.
 func askedPath(r *http.Request) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
-		return u.Path
+		return u.EscapedPath()
 	}
 	return r.URL.Path
 }
