@@ -12,6 +12,8 @@ type CreateRequest struct {
 	FunctionID string `json:"functionId,omitempty" path:"functionId"`
 	// IdempotencyKey makes a repeated request answer what the first one did, for 24 hours.
 	IdempotencyKey string `json:"idempotencyKey,omitempty" header:"Idempotency-Key"`
+	// DryRun answers as if the version were created, and creates nothing.
+	DryRun bool `json:"dryRun,omitempty" query:"dryRun"`
 	Spec
 	Secrets []Secret `json:"secrets,omitempty"`
 	// UtilsContainerImage is GO, PYTHON or the image of a side-car; there is no side-car here, so it is checked and forgotten.

@@ -79,6 +79,7 @@ type SecretRequest struct {
 	FunctionID string `json:"functionId" path:"functionId"`
 	VersionID  string `json:"versionId" path:"versionId"`
 	Name       string `json:"name" path:"name"`
+	IfMatch    string `json:"ifMatch,omitempty" header:"If-Match"`
 }
 
 // SecretName is a secret without its value.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	contract "github.com/sirocco-cloud/sirocco/contracts/functions"
@@ -20,16 +19,27 @@ func (f *Functions) PutSecrets(ctx context.Context, r contract.SecretsRequest) (
 	if err != nil {
 		return rpc.None{}, err
 	}
-	var put []contract.Secret
-	var deleted []string
+	put, deleted, err := readSecrets(r.Secrets)
+	if err != nil {
+		return rpc.None{}, err
+	}
+	_, sealed, err := f.seal(ctx, want.versionID, put)
+	if err != nil {
+		return rpc.None{}, err
+	}
+	return rpc.None{}, f.changeSecrets(ctx, caller, want, r.IfMatch, sealed, deleted)
+}
+
+// readSecrets parts the secrets to be put from the names of those to be deleted.
+func readSecrets(given []contract.Secret) (put []contract.Secret, deleted []string, err error) {
 	c := newChecker("secrets")
-	if len(r.Secrets) == 0 {
+	if len(given) == 0 {
 		c.refuse("secrets", "is required: one secret or more")
 	}
-	if !allDiffer(r.Secrets, func(s contract.Secret) string { return s.Name }) {
+	if !allDiffer(given, func(s contract.Secret) string { return s.Name }) {
 		c.refuse("secrets", "must have names that differ")
 	}
-	for i, s := range r.Secrets {
+	for i, s := range given {
 		if string(s.Value) != "null" {
 			apply(c, fmt.Sprintf("secrets[%d]", i), secretRules, s)
 			put = append(put, s)
@@ -40,14 +50,7 @@ func (f *Functions) PutSecrets(ctx context.Context, r contract.SecretsRequest) (
 		}
 		deleted = append(deleted, s.Name)
 	}
-	if err := c.Err(); err != nil {
-		return rpc.None{}, err
-	}
-	_, sealed, err := f.seal(ctx, want.versionID, put)
-	if err != nil {
-		return rpc.None{}, err
-	}
-	return rpc.None{}, f.changeSecrets(ctx, caller, want, r.IfMatch, sealed, deleted)
+	return put, deleted, c.Err()
 }
 
 // DeleteSecret deletes one secret.
@@ -61,28 +64,15 @@ func (f *Functions) DeleteSecret(ctx context.Context, r contract.SecretRequest) 
 		c.refuse("name", secretRules[0].text)
 		return rpc.None{}, c.Err()
 	}
-	v, found, err := f.store.find(ctx, want.versionID)
-	if err == nil {
-		err = permit(access.WriteSecrets, caller, want, v, found)
-	}
-	if err != nil {
-		return rpc.None{}, err
-	}
-	return rpc.None{}, f.changeSecrets(ctx, caller, want, "", nil, []string{r.Name})
+	return rpc.None{}, f.changeSecrets(ctx, caller, want, r.IfMatch, nil, []string{r.Name})
 }
 
 // changeSecrets writes values that are sealed already. The event names what changed; the values stay here until an
 // instance asks for them.
 func (f *Functions) changeSecrets(ctx context.Context, caller access.Caller, want pair, ifMatch string, put []sealedSecret, deleted []string) error {
 	return f.store.change(ctx, func(u unit) error {
-		v, found, err := u.lock(ctx, want.versionID)
+		v, err := u.lockFor(ctx, access.WriteSecrets, caller, want, ifMatch)
 		if err != nil {
-			return err
-		}
-		if err := permit(access.WriteSecrets, caller, want, v, found); err != nil {
-			return err
-		}
-		if err := v.matches(ifMatch); err != nil {
 			return err
 		}
 		have, err := u.secrets(ctx, v.id)
@@ -101,7 +91,7 @@ func (f *Functions) changeSecrets(ctx context.Context, caller access.Caller, wan
 		if err := fitsWith(v.spec, have, put, deleted); err != nil {
 			return err
 		}
-		v.updatedAt = f.now().UTC().Truncate(time.Millisecond)
+		v.updatedAt = f.moment()
 		if err := u.touch(ctx, v); err != nil {
 			return err
 		}
@@ -148,10 +138,7 @@ func (f *Functions) ListSecrets(ctx context.Context, r contract.VersionRequest) 
 	if err != nil {
 		return answer, err
 	}
-	v, found, err := f.store.find(ctx, want.versionID)
-	if err == nil {
-		err = permit(access.WriteSecrets, caller, want, v, found)
-	}
+	v, err := f.store.findFor(ctx, access.WriteSecrets, caller, want)
 	if err != nil {
 		return answer, err
 	}
