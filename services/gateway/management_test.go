@@ -16,6 +16,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/audit"
+	"github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
 )
 
@@ -333,6 +334,28 @@ func TestTheAuditStreamGoesOn(t *testing.T) {
 	case <-time.After(patient):
 		require.FailNow(t, "a stream keeps the gateway from stopping")
 	}
+}
+
+// TestTheAuditStreamEndsWithItsKey: whoever listens loses the stream with the right to it.
+func TestTheAuditStreamEndsWithItsKey(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	bearer, c := s.key([]string{access.AuditRead}, access.Resource{Type: string(access.AllEntity), ID: "*"})
+	c.Audiences, c.Policies[0].Audience = []string{access.EventsAudience}, access.EventsAudience
+	s.register(bearer, c)
+	resp, err := client(t, false).Do(request(t, "GET", s.url+"/v1/audit/stream", nil, "Authorization", auth(bearer)))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 200, resp.StatusCode)
+	lines := bufio.NewScanner(resp.Body)
+	require.True(t, lines.Scan())
+	require.Equal(t, ": waiting", lines.Text())
+	s.unregister(bearer)
+	announced(t, s, keys.Revoked, keys.Changed{KeyID: c.ID})
+	for lines.Scan() { // the ledger of this test answers at once, so that the stream is never silent
+		continue
+	}
+	require.NoError(t, lines.Err(), "it ends as a whole answer does")
 }
 
 func TestAnAliasedOrStrangeRequestNeverPanics(t *testing.T) {

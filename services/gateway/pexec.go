@@ -51,49 +51,57 @@ func wantsCompatible(h http.Header) bool {
 // first part of the call went through.
 func (g *Gateway) pollPexec(w http.ResponseWriter, r *http.Request) {
 	id := strings.ToLower(r.PathValue("requestId"))
-	c := &call{id: id, detachable: true}
+	c := &call{id: id, detachable: true, release: noRelease}
 	crossOrigin(w, r)
 	if err := g.poll(w, r, c); err != nil {
 		g.refuseCall(w, r, c, err)
 	}
 }
 
-func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
+// admitPoll decides who may have the answer of a request, and finds it.
+func (g *Gateway) admitPoll(r *http.Request, c *call) (record invocation.RequestRecord, err error) {
 	e, err := g.invoker(r)
 	if err == nil {
 		var p *problem.Problem
-		release := noRelease
 		if c.caller, p = g.auth.cache.invoker(e); p == nil {
-			release, p = e.admit(r, g.clock.Now())
+			c.release, p = e.admit(r, g.clock.Now())
 		}
-		defer release()
 		if p != nil {
 			err = p
 		}
 	}
 	g.decisions.note(pexecPoll, whom(e, err), refusalReason(err), r, newRequestID())
 	if err != nil {
-		return err
+		return record, err
 	}
 	if p := pathUUIDs(r); p != nil {
-		return p
+		return record, p
 	}
 	window, p := pollWindow(r.Header, false)
 	if p != nil {
-		return p
+		return record, p
 	}
 	c.window = window
-	record, err := bus.Call(access.WithCaller(r.Context(), c.caller), g.conn, invocation.Find, invocation.RequestQuery{RequestID: c.id})
+	record, err = bus.Call(access.WithCaller(r.Context(), c.caller), g.conn, invocation.Find, invocation.RequestQuery{RequestID: c.id})
 	if err != nil {
-		return err
+		return record, err
 	}
 	if record.Account != c.caller.Account {
-		return problem.New(problem.NotFound, "Request id '%s': Not found", c.id)
+		return record, problem.New(problem.NotFound, "Request id '%s': Not found", c.id)
 	}
 	c.function, c.target = record.FunctionID, functions.Target{VersionID: record.VersionID}
 	covered := c.caller.CoversFunction(true, record.FunctionID, record.VersionID) || c.caller.CoversFunction(false, record.FunctionID, record.VersionID)
 	if !covered && !g.versions.public(r.Context(), c.caller.Account, record.FunctionID, record.VersionID) {
-		return access.NotCovered(access.Invoke, "function "+record.FunctionID)
+		return record, access.NotCovered(access.Invoke, "function "+record.FunctionID)
+	}
+	return record, nil
+}
+
+func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
+	record, err := g.admitPoll(r, c)
+	defer func() { c.release() }()
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), invocation.Longest)
 	defer cancel()
@@ -107,13 +115,13 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, c *call) error {
 		return g.exchangeProblem(ctx, c, err)
 	}
 	defer ex.Cancel()
-	timed, stop := context.WithTimeoutCause(ctx, window, errWindow)
+	timed, stop := context.WithTimeoutCause(ctx, c.window, errWindow)
 	defer stop()
 	if err = ex.Wait(timed); timed.Err() != nil && err != nil {
 		// The window ended, or the client left: the work goes on for whoever polls next.
 		leaving, left := context.WithTimeout(context.WithoutCancel(ctx), attachPatience)
 		defer left()
-		if err = ex.Detach(leaving, max(2*window, minPatience)); err == nil {
+		if err = ex.Detach(leaving, max(2*c.window, minPatience)); err == nil {
 			answerInProgress(w, c)
 			return nil
 		}
