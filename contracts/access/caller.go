@@ -50,6 +50,8 @@ type Credential struct {
 	// IssuedAt and SigningKey of a token let a revocation name it; a key has none.
 	IssuedAt   time.Time `json:"issuedAt,omitzero"`
 	SigningKey string    `json:"signingKey,omitempty"`
+	// Console is set for a token of the access API, which an install may take at that API alone.
+	Console bool `json:"console,omitempty"`
 	// RateLimit and AllowedCIDRs of a key; absent means unlimited and anywhere.
 	RateLimit    *RateLimit `json:"rateLimit,omitempty"`
 	AllowedCIDRs []string   `json:"allowedCidrs,omitempty"`

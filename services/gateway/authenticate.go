@@ -62,6 +62,8 @@ type authenticator struct {
 	// accounts is another cache that the same events keep true.
 	accounts *accounts
 	secret   [16]byte
+	// consoleApart is set when tokens of the access API count at that API alone.
+	consoleApart bool
 
 	// heardAt is when the bus last gave a sign of life, in Unix nanoseconds.
 	heardAt atomic.Int64
@@ -151,6 +153,15 @@ func bearer(h http.Header) (string, *problem.Problem) {
 
 // authenticate finds the credential behind the bearer of a request. A known one costs no round trip.
 func (a *authenticator) authenticate(ctx context.Context, h http.Header) (*entry, error) {
+	e, err := a.identify(ctx, h)
+	if err == nil && a.consoleApart && e.credential.Console {
+		return nil, deny(access.ReasonJWTIssuer, problem.New(problem.Unauthorized, "the token is not valid: wrong issuer"))
+	}
+	return e, err
+}
+
+// identify is authenticate for the access API, which takes its own tokens in any case (keys §9.6).
+func (a *authenticator) identify(ctx context.Context, h http.Header) (*entry, error) {
 	token, p := bearer(h)
 	if p != nil {
 		return nil, deny(access.ReasonNoCredential, p)

@@ -47,7 +47,7 @@ type Config struct {
 	BareDelete []string `env:"SIROCCO_KEYS_ALLOW_BARE_DELETE"`
 	// Organisations maps those of /v2/orgs/{org}/… to accounts: org=account,….
 	Organisations []string `env:"SIROCCO_ORGS"`
-	// ConsoleDomain is that of the access API, whose tokens are accepted everywhere unless ConsoleAccepted is false.
+	// ConsoleDomain is that of the access API, whose tokens are accepted everywhere, or by that API alone when ConsoleAccepted is false.
 	ConsoleDomain   string `env:"SIROCCO_CONSOLE_DOMAIN" envDefault:"sirocco.local"`
 	ConsoleAccepted bool   `env:"SIROCCO_CONSOLE_ISSUER_ACCEPTED" envDefault:"true"`
 	// Region is reported to containers as the place that accepted a request.
@@ -127,11 +127,8 @@ func timed(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.R
 		clock: clock, accounts: newAccounts(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
 		waiting: errors.New("not started"),
 	}
-	console := ""
-	if cfg.ConsoleAccepted {
-		console = keys.ConsoleIssuer(cfg.ConsoleDomain)
-	}
-	g.auth = newAuthenticator(conn, clock, newTokenVerifier(conn, clock, console), g.accounts)
+	g.auth = newAuthenticator(conn, clock, newTokenVerifier(conn, clock, keys.ConsoleIssuer(cfg.ConsoleDomain)), g.accounts)
+	g.auth.consoleApart = !cfg.ConsoleAccepted
 	g.auth.cache.register(metrics)
 	g.decisions = newDecisions(conn, clock, g.log)
 	g.decisions.register(metrics)

@@ -176,6 +176,8 @@ func TestTokensOfTheAccessAPI(t *testing.T) {
 	require.Equal(t, "tenant", s.lastAsked(t).caller.Account)
 	got := do(t, client(t, false), request(t, "GET", deaf+"/v2/nvcf/functions", nil, "Authorization", auth(console(nil))))
 	refused(t, got, 401)
+	got = do(t, client(t, false), request(t, "GET", deaf+"/api/v1/users", nil, "Authorization", auth(console(nil))))
+	require.Equal(t, 200, got.StatusCode, "the access API takes its own tokens: %s", got.body)
 }
 
 // newSigner is one more signing key.

@@ -165,7 +165,11 @@ func (line *route) station() *station {
 
 // enter decides who may use a route (keys §3 and §7.3, steps 1 to 5). The entry is nil when nobody was recognised.
 func (g *Gateway) enter(r *http.Request, line *route) (access.Caller, *entry, error) {
-	e, err := g.auth.authenticate(r.Context(), r.Header)
+	recognise := g.auth.authenticate
+	if line.face() == consoleFace {
+		recognise = g.auth.identify
+	}
+	e, err := recognise(r.Context(), r.Header)
 	caller, err := g.judge(r, line, e, err)
 	return caller, e, err
 }

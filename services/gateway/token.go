@@ -28,7 +28,7 @@ const maxToken = 4 << 10
 type tokenVerifier struct {
 	conn  *bus.Conn
 	clock quartz.Clock
-	// console is the issuer of the access API's tokens; empty when they are not accepted.
+	// console is the issuer of the access API's tokens.
 	console string
 	parser  *jwt.Parser
 	revoked *revocations
@@ -94,14 +94,14 @@ func (v *tokenVerifier) verify(ctx context.Context, token string, now time.Time)
 		}
 		reason, why := spoiled(err)
 		return access.Credential{}, deny(reason, problem.New(problem.Unauthorized, "the token is not valid: %s", why))
-	case c.Issuer != keys.TokenIssuer && (v.console == "" || c.Issuer != v.console):
+	case c.Issuer != keys.TokenIssuer && c.Issuer != v.console:
 		return access.Credential{}, deny(access.ReasonJWTIssuer, problem.New(problem.Unauthorized, "the token is not valid: wrong issuer"))
 	case !slices.Contains(c.Audience, keys.TokenAudience) && (c.Issuer != v.console || len(c.Audience) > 0):
 		return access.Credential{}, deny(access.ReasonJWTAudience, problem.New(problem.Unauthorized, "the token is not valid: wrong audience"))
 	}
 	credential := access.Credential{
 		Kind: access.JWT, ID: c.ID, Subject: c.Subject, Scopes: c.Scopes, Audiences: c.Audience,
-		ExpiresAt: c.ExpiresAt.Add(keys.TokenLeeway), SigningKey: kid,
+		ExpiresAt: c.ExpiresAt.Add(keys.TokenLeeway), SigningKey: kid, Console: c.Issuer == v.console,
 	}
 	if c.IssuedAt != nil {
 		credential.IssuedAt = c.IssuedAt.Time
