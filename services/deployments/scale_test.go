@@ -53,7 +53,9 @@ func (w *world) wake(f functions.Function) {
 // timePasses makes it long ago that work asked for an instance.
 func (w *world) timePasses() {
 	w.t.Helper()
-	_, err := w.pool.Exec(w.t.Context(), `UPDATE deployments.specifications SET asked_at = 'epoch'`)
+	// Under the lock that the service takes, or it writes back what it read before.
+	_, err := w.pool.Exec(w.t.Context(), `WITH held AS (SELECT id FROM deployments.deployments FOR UPDATE)
+		UPDATE deployments.specifications SET asked_at = 'epoch' FROM held WHERE deployment_id = held.id`)
 	require.NoError(w.t, err)
 }
 
