@@ -323,7 +323,7 @@ func TestSeparate(t *testing.T) {
 					soon(t, 3*time.Second, "refused at once, not after a time-out", func() bool {
 						refusal = own()
 						return refusal.status == 503 && refusal.took < 3*time.Second
-					}, func() string { return refusal.took.String() + " " + refusal.String() }) //nolint:gocritic // it changes with every try
+					}, func() string { return refusal.took.String() + " " + refusal.String() })
 					refusal.refused(503)
 				}
 			})
@@ -363,7 +363,7 @@ func TestSeparate(t *testing.T) {
 			soon(t, 5*time.Second, "refused at once, not after a time-out", func() bool {
 				refusal = a.call("GET", "/v2/nvcf/functions")
 				return refusal.status == 503 && refusal.took < 5*time.Second
-			}, func() string { return refusal.took.String() + " " + refusal.String() }) //nolint:gocritic // it changes with every try
+			}, func() string { return refusal.took.String() + " " + refusal.String() })
 			refusal.refused(503)
 			soon(t, 5*time.Second, "functions says that it waits for postgres", func() bool {
 				ready, text := s.ready("functions")
