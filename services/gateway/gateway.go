@@ -209,7 +209,7 @@ func (g *Gateway) counted(h http.Handler) http.Handler {
 			return
 		}
 		defer g.serving.Done()
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(w, whole(w, r))
 	})
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -19,7 +20,9 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, requestID strin
 	p, expected := problem.From(err)
 	if !expected {
 		if r.Context().Err() != nil {
-			return // the client left; nobody reads an answer
+			// The client has left, and nobody reads an answer. If somebody does, silence would be a success to him.
+			writeProblem(w, r, requestID, problem.New(problem.Unavailable, "the request was cut off; try again"))
+			return
 		}
 		g.log.Error("request failed", zap.String("path", r.URL.Path), zap.String("request", requestID), zap.Error(err))
 	}
@@ -28,6 +31,18 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, requestID strin
 
 // linger is how long a client that was refused may go on sending its body before the connection closes.
 const linger = 500 * time.Millisecond
+
+// whole is a request whose context is not over before it began. The HTTP server looks ahead on a connection whose
+// request was read to its end; on a busy machine the time to linger is up before that request is finished, and the
+// server takes this for the end of the connection: the contexts of all that follow on it are over. Such a request is
+// served, and is the last of its connection.
+func whole(w http.ResponseWriter, r *http.Request) *http.Request {
+	if r.ProtoMajor != 1 || r.Context().Err() == nil {
+		return r
+	}
+	w.Header().Set("Connection", "close")
+	return r.WithContext(context.WithoutCancel(r.Context()))
+}
 
 // askedPath is the path as the client wrote it; that of r.URL may be the canonical one of an alias.
 func askedPath(r *http.Request) string {
