@@ -2,8 +2,6 @@ package functions
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,9 +20,6 @@ const maxHostname = 255
 
 // registryPlace is what the secret of a registry credential is bound to.
 func registryPlace(id string) string { return "registry-credential/" + id }
-
-// login is the secret of a registry credential.
-type login struct{ user, password string }
 
 // CreateRegistryCredential adds a credential to the caller's account (§7).
 func (f *Functions) CreateRegistryCredential(ctx context.Context, r contract.CreateRegistryCredentialRequest) (contract.RegistryCredentialResponse, error) {
@@ -180,55 +175,6 @@ func artifactTypes(c *checker, field string, given []contract.ArtifactType) []co
 	return kinds
 }
 
-// readLogin takes a secret's value apart. No refusal repeats any of it.
-func readLogin(c *checker, host string, s *contract.Secret) login {
-	before := c.found
-	checkSecret(c, s)
-	if c.found > before {
-		return login{}
-	}
-	secret, rule := parseLogin(s.Value)
-	if rule == "" && isNGC(host) && secret.user != "$oauthtoken" {
-		rule = "must have the user $oauthtoken for a registry of NGC"
-	}
-	if rule != "" {
-		c.refuse("secret.value", rule)
-		return login{}
-	}
-	return secret
-}
-
-// parseLogin reads base64 of user:password from a JSON string; the rule is what it breaks, empty when it breaks none.
-func parseLogin(value json.RawMessage) (secret login, rule string) {
-	var text string
-	if json.Unmarshal(value, &text) != nil {
-		return login{}, "must be a string: base64 of user:password"
-	}
-	text = strings.TrimSpace(text)
-	plain, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		plain, err = base64.RawStdEncoding.DecodeString(text)
-	}
-	if err != nil {
-		return login{}, "must be base64 of user:password"
-	}
-	user, password, ok := strings.Cut(strings.TrimRight(string(plain), "\r\n"), ":")
-	if !ok || user == "" || password == "" || strings.ContainsAny(user+password, "\x00\r\n") {
-		return login{}, "must have user:password inside of the base64"
-	}
-	return login{user, password}, ""
-}
-
-func isNGC(host string) bool { return under(host, "nvcr.io") || under(host, "ngc.nvidia.com") }
-
-// keyType marks the older kind of NGC key.
-func keyType(host string, secret login) string {
-	if isNGC(host) && secret.password != "" && !strings.HasPrefix(secret.password, "nvapi-") {
-		return contract.LegacyKey
-	}
-	return ""
-}
-
 // ListRegistryCredentials returns the credentials of the account, newest first.
 func (f *Functions) ListRegistryCredentials(ctx context.Context, r contract.ListRegistryCredentialsRequest) (contract.RegistryCredentialsResponse, error) {
 	answer := contract.RegistryCredentialsResponse{RegistryCredentials: []contract.RegistryCredential{}}
@@ -307,18 +253,9 @@ func (f *Functions) UpdateRegistryCredential(ctx context.Context, r contract.Upd
 	if err != nil {
 		return none, err
 	}
-	var sealed []byte
-	if r.Secret != nil {
-		secret := readLogin(c, before.RegistryHostname, r.Secret)
-		if err := c.Err(); err != nil {
-			return none, err
-		}
-		if err := f.tryLogin(ctx, before, secret); err != nil {
-			return none, err
-		}
-		if sealed, err = f.vault.Seal(ctx, registryPlace(credentialID), r.Secret.Value); err != nil {
-			return none, err
-		}
+	sealed, err := f.resealed(ctx, before, r.Secret)
+	if err != nil {
+		return none, err
 	}
 	var answer contract.RegistryCredentialResponse
 	err = f.store.change(ctx, func(u unit) error {
@@ -344,6 +281,22 @@ func (f *Functions) UpdateRegistryCredential(ctx context.Context, r contract.Upd
 		err = credentialTaken(before)
 	}
 	return answer, err
+}
+
+// resealed is the new secret of a credential as it is stored, after its registry was asked about it; nil without one.
+func (f *Functions) resealed(ctx context.Context, cred contract.RegistryCredential, s *contract.Secret) ([]byte, error) {
+	if s == nil {
+		return nil, nil
+	}
+	c := newChecker("registryCredential")
+	secret := readLogin(c, cred.RegistryHostname, s)
+	if err := c.Err(); err != nil {
+		return nil, err
+	}
+	if err := f.tryLogin(ctx, cred, secret); err != nil {
+		return nil, err
+	}
+	return f.vault.Seal(ctx, registryPlace(cred.RegistryCredentialID), s.Value)
 }
 
 // amend applies an update to a credential.
@@ -414,57 +367,4 @@ func (f *Functions) DeleteRegistryCredential(ctx context.Context, r contract.Reg
 
 func credentialNotFound(account, credentialID string) *problem.Problem {
 	return problem.New(problem.NotFound, "Registry Credential '%s': Not found in account '%s'", credentialID, account)
-}
-
-// loginFor returns the secret of the account's credential that serves a type at a host: the one of the nearest host,
-// and of those the newest.
-func (f *Functions) loginFor(ctx context.Context, account string, kind contract.ArtifactType, host string) (secret login, found bool, err error) {
-	all, err := f.store.credentials(ctx, account)
-	if err != nil {
-		return login{}, false, err
-	}
-	var best contract.RegistryCredential
-	for _, cred := range all {
-		if slices.Contains(cred.ArtifactTypes, kind) && under(host, cred.RegistryHostname) && len(cred.RegistryHostname) > len(best.RegistryHostname) {
-			best = cred
-		}
-	}
-	if best.RegistryCredentialID == "" {
-		return login{}, false, nil
-	}
-	sealed, err := f.store.credentialSecret(ctx, best.RegistryCredentialID)
-	if err != nil {
-		return login{}, false, err
-	}
-	value, err := f.vault.Open(ctx, registryPlace(best.RegistryCredentialID), sealed)
-	if err != nil {
-		return login{}, false, err
-	}
-	secret, rule := parseLogin(value)
-	if rule != "" {
-		return login{}, false, fmt.Errorf("the secret of registry credential %s %s", best.RegistryCredentialID, rule)
-	}
-	return secret, true, nil
-}
-
-// registryAuth is the credential that opens the registry of an image, nil when the account has none for it.
-func (f *Functions) registryAuth(ctx context.Context, account, image string) (*contract.RegistryAuth, error) {
-	host, ok := imageHost(image)
-	if !ok {
-		return nil, nil
-	}
-	secret, found, err := f.loginFor(ctx, account, contract.ContainerArtifact, host)
-	if err != nil || !found {
-		return nil, err
-	}
-	return &contract.RegistryAuth{Hostname: host, Username: secret.user, Password: secret.password}, nil
-}
-
-// LookupRegistryAuth is for a node that pulls an image which no version names. Like Launch it refuses to act for a client.
-func (f *Functions) LookupRegistryAuth(ctx context.Context, r contract.RegistryAuthRequest) (contract.RegistryAuthResponse, error) {
-	if access.CallerFrom(ctx).Kind != "" {
-		return contract.RegistryAuthResponse{}, problem.New(problem.Forbidden, "registry credentials are for the platform's own services")
-	}
-	auth, err := f.registryAuth(ctx, r.Account, r.Image)
-	return contract.RegistryAuthResponse{RegistryAuth: auth}, err
 }
