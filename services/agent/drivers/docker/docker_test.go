@@ -82,8 +82,8 @@ func layer(t *testing.T) []byte {
 	return out.Bytes()
 }
 
-// localImage is an image that the engine has and no registry.
-const localImage = "sirocco.test/probe:conformance"
+// localImage is an image that the engine has and no registry. Other processes that test with the same engine have theirs.
+var localImage = "sirocco.test/probe:" + uuid.NewString()[:8]
 
 var importOnce sync.Once
 
