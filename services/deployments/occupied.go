@@ -19,7 +19,8 @@ const (
 )
 
 // vacant is nil when the version has no deployment; else it says what to do about the one it has. A teardown is waited
-// for: a forced one for long, a graceful one for the moment that it takes when nothing is in flight.
+// for: a forced one for long, and one without instances, as after an ERROR; a graceful one for the moment that it takes
+// when nothing is in flight.
 func (u *Deployments) vacant(ctx context.Context, versionID string) error {
 	deadline, idle := u.clock.NewTimer(awaitTeardown), u.clock.NewTimer(awaitIdle)
 	defer deadline.Stop()
@@ -30,12 +31,12 @@ func (u *Deployments) vacant(ctx context.Context, versionID string) error {
 			return err
 		}
 		var patience <-chan time.Time
-		switch d.Teardown {
-		case standing:
+		switch {
+		case d.Teardown == standing:
 			return occupied(d)
-		case graceful:
+		case d.Teardown == graceful && len(d.live()) > 0:
 			patience = idle.C
-		case forced:
+		default:
 			patience = deadline.C
 		}
 		retry := u.clock.NewTimer(awaitEvery)

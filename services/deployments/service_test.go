@@ -209,6 +209,18 @@ func TestScalingUpAndDownStaysActive(t *testing.T) {
 	require.Equal(t, "DEPLOYING ACTIVE", w.path(f.VersionID))
 }
 
+// TestDeployingAgainWaitsWhereNothingDrains: without instances a graceful undeploy is as quick as a forced one.
+func TestDeployingAgainWaitsWhereNothingDrains(t *testing.T) {
+	w := newWorld(t, node("n1", 2))
+	w.start()
+	f := w.version()
+	w.deploy(f, one(0, 1))
+	_, err := w.undeploy(f, true)
+	require.NoError(t, err)
+	_, err = w.create(f, one(0, 1))
+	require.NoError(t, err)
+}
+
 func TestGracefulUndeployDrains(t *testing.T) {
 	w := newWorld(t, node("n1", 2))
 	w.start()
