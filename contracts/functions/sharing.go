@@ -117,11 +117,11 @@ type AuthorizationsChanged struct {
 // SecretsChanged is the payload of secrets_updated: names, never values. Whoever runs the version asks for the values
 // with [Launch].
 type SecretsChanged struct {
-	FunctionID string   `json:"functionId"`
-	VersionID  string   `json:"versionId"`
+	FunctionID string `json:"functionId"`
+	VersionID  string `json:"versionId"`
 	// Changed and Deleted are secrets of the version itself.
-	Changed    []string `json:"changed,omitempty"`
-	Deleted    []string `json:"deleted,omitempty"`
+	Changed []string `json:"changed,omitempty"`
+	Deleted []string `json:"deleted,omitempty"`
 	// Telemetries are the telemetry endpoints of the version whose secrets changed, by name.
 	Telemetries []string `json:"telemetries,omitempty"`
 }

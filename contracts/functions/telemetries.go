@@ -26,7 +26,9 @@ type LaunchTelemetry struct {
 }
 
 // SpeaksOTLP reports whether the endpoint takes the OpenTelemetry protocol itself, so that an exporter can be pointed at it.
-func (t Telemetry) SpeaksOTLP() bool { return t.Provider == "OTEL_COLLECTOR" || t.Provider == "GRAFANA_CLOUD" }
+func (t Telemetry) SpeaksOTLP() bool {
+	return t.Provider == "OTEL_COLLECTOR" || t.Provider == "GRAFANA_CLOUD"
+}
 
 // The values of [Telemetry] (§6).
 var (
