@@ -550,7 +550,7 @@ func client(t testing.TB, h2c bool) *http.Client {
 	tr.Protocols.SetUnencryptedHTTP2(h2c)
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{
-		Transport: tr, Timeout: patient,
+		Transport: tr, Timeout: 4 * patient, // of a request with tens of megabytes, too
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
