@@ -220,12 +220,12 @@ func decodeBody(r *http.Request, maxBody int64, into any) error {
 // maxField is how much of the name of a member is repeated in a refusal, in bytes.
 const maxField = 256
 
-func violation(field, rule string, args ...any) error {
+func violation(field, rule string) error {
 	if field == "" {
 		field = `""` // a JSON member may have no name
 	}
 	check := problem.NewCheck("request")
-	check.Require(false, shortened(field), rule, args...)
+	check.Require(false, shortened(field), "%s", rule)
 	return check.Err()
 }
 

@@ -49,22 +49,18 @@ func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access
 	if err != nil {
 		return access.Explanation{}, err
 	}
-	e, err := g.explicable(asking, caller, req)
-	if d, refused := errors.AsType[*denial](err); err != nil && (!refused || d.reason == access.ReasonBackend) {
-		return access.Explanation{}, err
-	}
 	at := g.locate(r)
-	if at.unknown != nil {
-		return explained(at, access.ReasonMalformed, at.unknown), nil
+	if e, ok := at.alone(r); ok {
+		return e, nil
 	}
-	if at.guard != nil {
-		p := at.guard(r)
-		return explained(at, mintReason(p), p), nil
+	e, refused := g.explicable(asking, caller, req)
+	if d, known := errors.AsType[*denial](refused); refused != nil && (!known || d.reason == access.ReasonBackend) {
+		return access.Explanation{}, refused
 	}
-	if at.invocation && err != nil {
-		err = keysFace.refusal(err)
+	if at.invocation && refused != nil {
+		refused = keysFace.refusal(refused)
 	}
-	as, err := g.judge(r, at.line, e, err)
+	as, err := g.judge(r, at.line, e, refused)
 	if err == nil && e != nil && !at.line.open {
 		if p := e.wouldAdmit(r, g.clock.Now()); p != nil {
 			err = p
@@ -81,10 +77,28 @@ func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access
 	if at.line.open || at.line.row == nil {
 		return passed(at, "this needs no credential"), nil
 	}
-	if _, p := decided(at.line.row, e, err); e == nil || p != nil {
+	if !counts(at.line.row, e, refused) {
 		return passed(at, "the network that this comes from stands for a credential"), nil
 	}
 	return g.objectOf(r, at, as, e)
+}
+
+// alone explains what no credential decides: that there is no such place, and what its guard says.
+func (at place) alone(r *http.Request) (e access.Explanation, ok bool) {
+	switch {
+	case at.unknown != nil:
+		return explained(at, access.ReasonMalformed, at.unknown), true
+	case at.guard != nil:
+		p := at.guard(r)
+		return explained(at, mintReason(p), p), true
+	}
+	return e, false
+}
+
+// counts reports whether the credential itself opens the row, so that no network had to stand for it.
+func counts(row *access.Row, e *entry, refused error) bool {
+	_, err := decided(row, e, refused)
+	return err == nil
 }
 
 // whyDead says of a key what its holder is never told.

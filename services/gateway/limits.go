@@ -139,7 +139,7 @@ func (m *meter) burst() float64 {
 func (m *meter) take(now time.Time) (release func(), p *problem.Problem) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p = m.full(now); p != nil {
+	if p := m.full(now); p != nil {
 		return noRelease, p
 	}
 	if m.rate.RPS > 0 {

@@ -243,7 +243,7 @@ func quoted(value any) string {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if enc.Encode(value) != nil {
+	if err := enc.Encode(value); err != nil {
 		return problem.Hidden
 	}
 	return strings.TrimSuffix(b.String(), "\n")

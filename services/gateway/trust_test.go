@@ -139,11 +139,21 @@ func TestATokenSpeaksForItsOwnOwner(t *testing.T) {
 		who, owner string
 		status     int // 0: what success is
 	}{
-		{user, ann, 0}, {user, "ann@corp.example", 0}, {user, " ann@corp.example ", 0},
-		{user, bob, 403}, {user, "bob@corp.example", 403}, {user, "Ann@corp.example", 403}, {user, "ann@corp.example,", 403}, {user, "svc@nvcf-api.local", 403},
-		{program, bob, 0}, {program, "bob", 403}, {program, ann, 403},
-		{administrator, ann, 0}, {administrator, "svc@nvcf-api.local", 0},
-		{installs, ann, 0}, {installs, "svc@nvcf-api.local", 0},
+		{user, ann, 0},
+		{user, "ann@corp.example", 0},
+		{user, " ann@corp.example ", 0},
+		{user, bob, 403},
+		{user, "bob@corp.example", 403},
+		{user, "Ann@corp.example", 403},
+		{user, "ann@corp.example,", 403},
+		{user, "svc@nvcf-api.local", 403},
+		{program, bob, 0},
+		{program, "bob", 403},
+		{program, ann, 403},
+		{administrator, ann, 0},
+		{administrator, "svc@nvcf-api.local", 0},
+		{installs, ann, 0},
+		{installs, "svc@nvcf-api.local", 0},
 		{of(ann, "ann@corp.example", access.ListFunctions), ann, 403},
 		{user, "", 0}, // which the keys service refuses
 	} {
