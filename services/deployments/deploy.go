@@ -27,23 +27,16 @@ func (u *Deployments) Create(ctx context.Context, req contract.CreateRequest) (c
 	if err := validSpecs(specs); err != nil {
 		return none, err
 	}
-	if earlier, err := u.answered(ctx, req); earlier != nil || err != nil {
-		return deref(earlier), err
+	if earlier, found, err := u.answered(ctx, req); found || err != nil {
+		return earlier, err
 	}
 	response, err := u.deploy(ctx, req, specs)
 	if problem.HasCode(err, problem.IllegalState) && req.IdempotencyKey != "" { // perhaps occupied by the same request
-		if earlier, again := u.answered(ctx, req); earlier != nil || again != nil {
-			return deref(earlier), again
+		if earlier, found, again := u.answered(ctx, req); found || again != nil {
+			return earlier, again
 		}
 	}
 	return response, err
-}
-
-func deref(r *contract.Response) contract.Response {
-	if r == nil {
-		return contract.Response{}
-	}
-	return *r
 }
 
 // deploy makes a deployment of specifications that are well formed.
@@ -170,9 +163,19 @@ func (u *Deployments) vanished(ctx context.Context, d *deployment) bool {
 // at once and then only every 10 or 60 s, so a start that takes a quarter of a second would cost them that.
 const quickStart = time.Second
 
+// quickStarts is how many deploy calls may wait at once, each with a look at the database every [awaitEvery]; whoever
+// deploys more at a time than that has his answers at once.
+const quickStarts = 16
+
 // awaitQuickStart waits while the version deploys, for a moment. The answer still tells the state that the request made.
 func (u *Deployments) awaitQuickStart(ctx context.Context, d *deployment) {
 	if d.Status != functions.Deploying {
+		return
+	}
+	select {
+	case u.quick <- struct{}{}:
+		defer func() { <-u.quick }()
+	default:
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, quickStart)

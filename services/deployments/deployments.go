@@ -22,11 +22,13 @@ type Deployments struct {
 	log      *zap.Logger
 	reporter *Reporter
 	meters   *meters
+	// quick has a place for each deploy call that waits for its version.
+	quick chan struct{}
 }
 
 // New makes the use cases over a store whose schema is migrated.
 func New(s *store, j *bus.Journal, conn *bus.Conn, clock quartz.Clock, log *zap.Logger, reporter *Reporter, m *meters) *Deployments {
-	return &Deployments{store: s, journal: j, conn: conn, clock: clock, log: log, reporter: reporter, meters: m}
+	return &Deployments{store: s, journal: j, conn: conn, clock: clock, log: log, reporter: reporter, meters: m, quick: make(chan struct{}, quickStarts)}
 }
 
 // function asks for a version of the caller's account.

@@ -11,32 +11,24 @@ import (
 	libstore "github.com/sirocco-cloud/sirocco/libs/store"
 )
 
-// errUnanswered ends the transaction of a look at an idempotency key that nobody has used.
-var errUnanswered = errors.New("no answer yet")
-
-// answered finds the answer of an earlier request with the same idempotency key; nil when there is none.
-func (u *Deployments) answered(ctx context.Context, req contract.CreateRequest) (*contract.Response, error) {
+// answered finds the answer of an earlier request with the same idempotency key, if there was one.
+func (u *Deployments) answered(ctx context.Context, req contract.CreateRequest) (earlier contract.Response, found bool, err error) {
 	if req.IdempotencyKey == "" {
-		return nil, nil
+		return earlier, false, nil
 	}
 	check := problem.NewCheck("deployment")
 	check.Require(len(req.IdempotencyKey) <= maxName && !strings.ContainsRune(req.IdempotencyKey, 0), "Idempotency-Key", "must be at most %d bytes", maxName)
 	if err := check.Err(); err != nil {
-		return nil, err
+		return earlier, false, err
 	}
-	var earlier contract.Response
-	err := u.store.tx(ctx, func(t tx) error {
-		return u.store.answers.Once(ctx, t, keyOf(ctx, req), u.clock.Now(), &earlier, func() error { return errUnanswered })
-	})
+	found, err = u.store.answers.Recall(ctx, u.store.pool, keyOf(ctx, req), u.clock.Now(), &earlier)
 	switch {
-	case errors.Is(err, errUnanswered):
-		return nil, nil
 	case errors.Is(err, libstore.ErrKeyReused):
-		return nil, keyReused()
-	case err != nil:
-		return nil, err
+		return earlier, false, keyReused()
+	case err != nil || !found:
+		return earlier, false, err
 	}
-	return &earlier, covered(ctx, access.Deploy, earlier.Deployment.FunctionID, earlier.Deployment.VersionID)
+	return earlier, true, covered(ctx, access.Deploy, earlier.Deployment.FunctionID, earlier.Deployment.VersionID)
 }
 
 func keyReused() error {
