@@ -83,9 +83,9 @@ type flight struct {
 	spoiled bool
 }
 
-func newAuthenticator(conn *bus.Conn, clock quartz.Clock, tokens *tokenVerifier, known *accounts) *authenticator {
+func newAuthenticator(conn *bus.Conn, clock quartz.Clock, tokens *tokenVerifier, known *accounts, compat access.Compat) *authenticator {
 	a := &authenticator{
-		conn: conn, clock: clock, tokens: tokens, accounts: known, cache: newCredentials(), meters: newMeters(), flights: map[digest]*flight{}, reading: map[*flight]bool{},
+		conn: conn, clock: clock, tokens: tokens, accounts: known, cache: newCredentials(compat.Row(access.Invoke)), meters: newMeters(), flights: map[digest]*flight{}, reading: map[*flight]bool{},
 	}
 	_, _ = rand.Read(a.secret[:]) // never fails
 	a.heardAt.Store(clock.Now().UnixNano())

@@ -268,7 +268,7 @@ func TestAnOldCredentialIsReadAgainByOneRequestOnly(t *testing.T) {
 	clock := quartz.NewMock(t).WithLogger(quartz.NoOpLogger)
 	clock.Set(time.Now())
 	conn := testkit.Conn(t, s.nats)
-	a := newAuthenticator(conn, clock, newTokenVerifier(conn, clock, ""), newAccounts(conn))
+	a := newAuthenticator(conn, clock, newTokenVerifier(conn, clock, ""), newAccounts(conn), access.DefaultCompat)
 	bearer, _ := s.key([]string{access.ListFunctions}, allFunctions)
 	ask := func() error {
 		a.heard(clock.Now()) // the bus is well

@@ -32,6 +32,8 @@ type credentials struct {
 	shared map[digest]*rights
 	// verdicts counts the rights that keep one.
 	verdicts atomic.Int32
+	// invocations is the row of invocations, as the settings have it.
+	invocations access.Row
 	// refused are bearers that do not count.
 	refused map[digest]refusal
 
@@ -77,13 +79,14 @@ type verdict struct {
 	refusal *problem.Problem
 }
 
-func newCredentials() *credentials {
+func newCredentials(invocations access.Row) *credentials {
 	lookups := func(result string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "key_cache_lookups_total", Help: "Looks for a credential in the cache, by result.", ConstLabels: prometheus.Labels{"result": result},
 		})
 	}
 	return &credentials{
+		invocations: invocations,
 		known: map[digest]*entry{}, byKey: map[string]digest{}, shared: map[digest]*rights{}, refused: map[digest]refusal{},
 		hits: lookups("hit"), misses: lookups("miss"), negative: lookups("negative"), stale: lookups("stale"),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -130,7 +133,7 @@ func (e *entry) usable(now time.Time) (*entry, error) {
 func (c *credentials) invoker(e *entry) (access.Caller, *problem.Problem) {
 	v := e.rights.invoke.Load()
 	if v == nil {
-		caller, p := access.Decide(access.Invoke, e.credential)
+		caller, p := access.Decide(c.invocations, e.credential)
 		v = &verdict{caller.Grants, caller.Scopes, p}
 		if c.verdicts.Load() < maxVerdicts && e.rights.invoke.CompareAndSwap(nil, v) {
 			c.verdicts.Add(1)

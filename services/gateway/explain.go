@@ -49,13 +49,13 @@ func (g *Gateway) explain(asking *http.Request, caller access.Caller, req access
 	if err != nil {
 		return access.Explanation{}, err
 	}
+	e, refused, err := g.explicable(asking, caller, req)
+	if err != nil {
+		return access.Explanation{}, err
+	}
 	at := g.locate(r)
 	if e, ok := at.alone(r); ok {
 		return e, nil
-	}
-	e, refused := g.explicable(asking, caller, req)
-	if d, known := errors.AsType[*denial](refused); refused != nil && (!known || d.reason == access.ReasonBackend) {
-		return access.Explanation{}, refused
 	}
 	if at.invocation && refused != nil {
 		refused = keysFace.refusal(refused)
@@ -118,9 +118,6 @@ type place struct {
 	unknown *problem.Problem
 }
 
-// invocations stands for every path of a function's own.
-var invocations = &route{row: &access.Invoke}
-
 // locate finds where a request would be decided, exactly as ServeHTTP does.
 func (g *Gateway) locate(r *http.Request) place {
 	d, p := classify(r)
@@ -130,7 +127,8 @@ func (g *Gateway) locate(r *http.Request) place {
 	case d.functionID != "":
 		r.SetPathValue("functionId", d.functionID)
 		r.SetPathValue("versionId", d.versionID)
-		return place{line: invocations, invocation: true}
+		invocations := g.auth.cache.invocations
+		return place{line: &route{row: &invocations}, invocation: true}
 	}
 	if canonical, _, aliased := canonicalPath(r.URL.Path); aliased {
 		r.URL.Path = canonical
@@ -148,7 +146,7 @@ func (g *Gateway) locate(r *http.Request) place {
 	line := g.router.lines[pattern]
 	if line == nil {
 		_, template, _ := strings.Cut(pattern, " ")
-		line = &route{path: template, row: described[pattern].Row, entrance: entrance{open: described[pattern].Row == nil}}
+		line = g.prepared(route{path: template, row: described[pattern].Row})
 	}
 	want, have := strings.Split(line.path, "/"), strings.Split(r.URL.Path, "/")
 	for i := range min(len(want), len(have)) {
@@ -184,16 +182,20 @@ func imagined(asking *http.Request, req access.ExplainRequest) (*http.Request, e
 	return r.WithContext(asking.Context()), nil
 }
 
-// explicable is the credential that is asked about.
-func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req access.ExplainRequest) (*entry, error) {
+// explicable is the credential that is asked about, or the refusal that it meets; err tells that neither can be known.
+func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req access.ExplainRequest) (e *entry, refused, err error) {
 	if req.Key != "" {
-		return g.auth.recognise(asking.Context(), req.Key)
+		e, err = g.auth.recognise(asking.Context(), req.Key)
+		if d, ok := errors.AsType[*denial](err); ok && d.reason != access.ReasonBackend {
+			return e, err, nil
+		}
+		return e, nil, err
 	}
 	if b := bytes.TrimSpace(req.Authorizations); len(b) == 0 || b[0] != '{' {
-		return nil, violation("authorizations", "must be an object whose policies are as in POST /v1/keys")
+		return nil, nil, violation("authorizations", "must be an object whose policies are as in POST /v1/keys")
 	}
 	if err := access.CheckPolicies(req.Authorizations); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	policies := access.Policies(req.Authorizations)
 	c := access.Credential{Kind: access.Key, Account: caller.Account, Policies: policies, ExpiresAt: time.Now().Add(time.Hour)}
@@ -205,9 +207,9 @@ func (g *Gateway) explicable(asking *http.Request, caller access.Caller, req acc
 	if len(c.Audiences) == 0 {
 		c.Audiences = every
 	}
-	e := &entry{credential: c}
+	e = &entry{credential: c}
 	g.auth.cache.share(e)
-	return e, nil
+	return e, nil, nil
 }
 
 // objectOf is the last step: whether the resources of a key cover what the path names, and whether that is there at all.

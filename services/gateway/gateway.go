@@ -50,6 +50,8 @@ type Config struct {
 	// ConsoleDomain is that of the access API, whose tokens are accepted everywhere, or by that API alone when ConsoleAccepted is false.
 	ConsoleDomain   string `env:"SIROCCO_CONSOLE_DOMAIN" envDefault:"sirocco.local"`
 	ConsoleAccepted bool   `env:"SIROCCO_CONSOLE_ISSUER_ACCEPTED" envDefault:"true"`
+	// Compat are the rows of the access matrix that can be read in two ways.
+	Compat access.Compat
 	// Region is reported to containers as the place that accepted a request.
 	Region string `env:"SIROCCO_REGION" envDefault:"us-west-1"`
 }
@@ -127,7 +129,7 @@ func timed(cfg Config, conn *bus.Conn, h *health.Registry, metrics *prometheus.R
 		clock: clock, accounts: newAccounts(conn), versions: newVersions(conn), waker: newWaker(conn, log), counters: newCounters(metrics),
 		waiting: errors.New("not started"),
 	}
-	g.auth = newAuthenticator(conn, clock, newTokenVerifier(conn, clock, keys.ConsoleIssuer(cfg.ConsoleDomain)), g.accounts)
+	g.auth = newAuthenticator(conn, clock, newTokenVerifier(conn, clock, keys.ConsoleIssuer(cfg.ConsoleDomain)), g.accounts, cfg.Compat)
 	g.auth.consoleApart = !cfg.ConsoleAccepted
 	g.auth.cache.register(metrics)
 	g.decisions = newDecisions(conn, clock, g.log)

@@ -110,7 +110,7 @@ func newSite(t testing.TB) *site {
 // gateway starts one more.
 func (s *site) gateway(t testing.TB, tune func(*Config)) (g *Gateway, url, grpc string) {
 	t.Helper()
-	cfg := Config{HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", AdminNetworks: []string{"127.0.0.0/8"}, Region: "here", ConsoleDomain: keys.ConsoleDomain, ConsoleAccepted: true}
+	cfg := Config{HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", AdminNetworks: []string{"127.0.0.0/8"}, Region: "here", ConsoleDomain: keys.ConsoleDomain, ConsoleAccepted: true, Compat: access.DefaultCompat}
 	tune(&cfg)
 	g, err := New(cfg, testkit.Conn(t, s.nats), health.NewRegistry(), prometheus.NewRegistry(), logger(t))
 	require.NoError(t, err)

@@ -34,7 +34,7 @@ func TestManyKeysNeedLittleMemory(t *testing.T) {
 		"as the command line makes them": func() access.Credential { return issued(entries[access.AF], entries[access.SF]) },
 		"each for a function of its own": func() access.Credential { return issued(access1(uuid.NewString() + "/*")) },
 	} {
-		a := newAuthenticator(nil, realClock, nil, nil)
+		a := newAuthenticator(nil, realClock, nil, nil, access.DefaultCompat)
 		now := time.Now()
 		before := heap()
 		for range keys {
@@ -61,7 +61,7 @@ func heap() int64 {
 
 func TestTheCacheForgetsWhatNobodyCanUse(t *testing.T) {
 	t.Parallel()
-	c := newCredentials()
+	c := newCredentials(access.Invoke)
 	now := time.Now()
 	for i, asOf := range []time.Time{now, now.Add(-credentialLife - maxStale - time.Second), now} {
 		e := &entry{credential: issued(allFunctions), asOf: asOf}

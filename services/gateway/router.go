@@ -102,6 +102,10 @@ func (g *Gateway) receive(w http.ResponseWriter, r *http.Request, caller access.
 func (g *Gateway) prepared(line route) *route {
 	line.account = accountIn(line.path)
 	line.row, line.entrance = g.entranceOf(line)
+	if line.row != nil {
+		row := g.cfg.Compat.Row(*line.row)
+		line.row = &row
+	}
 	return &line
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
 	"github.com/sirocco-cloud/sirocco/contracts/keys"
+	"github.com/sirocco-cloud/sirocco/contracts/problem"
 	"github.com/sirocco-cloud/sirocco/contracts/rpc"
 )
 
@@ -245,4 +246,43 @@ func TestNoHeaderThatDecidesMayComeTwice(t *testing.T) {
 
 	_, err := New(Config{BootstrapSecret: "a, b"}, s.conn, nil, nil, logger(t))
 	require.ErrorContains(t, err, "SIROCCO_BOOTSTRAP_SECRET")
+}
+
+// TestOperatorsChooseHowTheMatrixIsRead: what All Functions and All Entity open beyond the strict reading (keys §7.4, §12).
+func TestOperatorsChooseHowTheMatrixIsRead(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, loose, _ := s.gateway(t, func(c *Config) {
+		c.Compat = access.Compat{AccountWide: true, InvokeWithEntity: true}
+	})
+	fid := s.function(uuid.NewString())
+	everything := access.Resource{Type: string(access.AllEntity), ID: "*"}
+	wide, _ := s.key([]string{access.ManageTelemetries, access.ManageRegistries, access.UpdateSecrets}, allFunctions)
+	entity, _ := s.key([]string{access.InvokeFunction}, everything)
+	narrow, _ := s.key([]string{access.RegisterFunction}, access.Resource{Type: "function", ID: fid + "/*"})
+	for _, tc := range []struct {
+		key, call     string
+		strict, loose bool
+	}{
+		{wide, "GET /v2/nvcf/telemetries", false, true},
+		{wide, "PUT /v2/nvcf/secrets/telemetries/" + uuid.NewString(), false, true},
+		{wide, "POST /v2/nvcf/registry-credentials", false, true},
+		{entity, "POST /v2/nvcf/pexec/functions/" + fid, false, true},
+		{narrow, "POST /v2/nvcf/functions/" + fid + "/versions", true, false},
+	} {
+		method, path, _ := strings.Cut(tc.call, " ")
+		for url, allowed := range map[string]bool{s.url: tc.strict, loose: tc.loose} {
+			got := ask(t, url, access.ExplainRequest{Key: tc.key, Method: method, Path: path})
+			require.Equal(t, allowed, got.Allowed, "%s: %+v", tc.call, got)
+		}
+	}
+	caller := func(compat access.Compat) *problem.Problem {
+		_, p := newCredentials(compat.Row(access.Invoke)).invoker(&entry{rights: &rights{}, credential: access.Credential{
+			Kind: access.Key, Audiences: []string{access.FunctionsAudience},
+			Policies: []access.Policy{{Scopes: []access.Scope{access.InvokeFunction}, Resources: []access.Resource{everything}}},
+		}})
+		return p
+	}
+	require.Equal(t, problem.ResourceType, caller(access.DefaultCompat).Code)
+	require.Nil(t, caller(access.Compat{InvokeWithEntity: true}))
 }
