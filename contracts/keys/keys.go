@@ -132,6 +132,9 @@ type RotateRequest struct {
 	KeyRequest
 	GraceSeconds *int64  `json:"grace_seconds" body:"optional"`
 	ExpiresAt    *string `json:"expires_at"`
+	// IdempotencyKey makes a repeated request return the first answer for a day, so that a new key whose answer was lost is
+	// not lost with it.
+	IdempotencyKey string `json:"idempotencyKey" header:"Idempotency-Key"`
 }
 
 // KeyRequest names one key.

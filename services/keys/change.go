@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	contract "github.com/sirocco-cloud/sirocco/contracts/keys"
 	"github.com/sirocco-cloud/sirocco/contracts/problem"
@@ -119,42 +120,53 @@ func (k *Keys) Rotate(ctx context.Context, req contract.RotateRequest) (contract
 	if !isUUID(req.ID) {
 		return contract.Key{}, notFound(req.ID)
 	}
+	said := req
+	said.Issuer, said.IdempotencyKey = contract.Issuer{}, ""
+	var answer contract.Key
+	err = k.once(ctx, repetition("rotate", issuer, req.IdempotencyKey, said), now, &answer, func(tx pgx.Tx, d *drawing) error {
+		made, err := k.store.rotate(ctx, tx, ownedKey(req.ID, issuer.OwnerID, issuer.ServiceID), now, func(old *record) (*record, announcement, error) {
+			return k.succeed(old, req, *st.service, now)
+		}, d.draw)
+		switch {
+		case err != nil:
+			return err
+		case made == nil:
+			return notFound(req.ID)
+		}
+		answer = k.fresh(*made, d.value, now)
+		return nil
+	})
+	return answer, refusal(err, *st.service)
+}
+
+// succeed makes the successor of a key, ends the old one when its grace does, and says what is to be told of the old one.
+func (k *Keys) succeed(old *record, req contract.RotateRequest, service contract.IssuingService, now time.Time) (*record, announcement, error) {
+	if err := old.active(now); err != nil {
+		return nil, announcement{}, err
+	}
 	var grace time.Duration
-	d := &drawing{format: k.format, random: k.random}
-	made, err := k.store.rotate(ctx, ownedKey(req.ID, issuer.OwnerID, issuer.ServiceID), now, func(old *record) (*record, announcement, error) {
-		if err := old.active(now); err != nil {
+	if req.GraceSeconds != nil {
+		if *req.GraceSeconds < 0 || *req.GraceSeconds > int64(maxGrace/time.Second) {
+			return nil, announcement{}, invalid("grace_seconds", "must be between 0 and %d", int64(maxGrace/time.Second))
+		}
+		grace = time.Duration(*req.GraceSeconds) * time.Second
+	}
+	fresh := *old
+	fresh.id, fresh.version, fresh.rotatedFrom, fresh.superseded = uuid.NewString(), 1, old.id, false
+	fresh.createdAt, fresh.updatedAt, fresh.authorizedAt, fresh.used = now, now, now, use{}
+	if req.ExpiresAt != nil {
+		expires, err := expiry("expires_at", *req.ExpiresAt, now, service.MaxKeyTTLDays)
+		if err != nil {
 			return nil, announcement{}, err
 		}
-		if req.GraceSeconds != nil {
-			if *req.GraceSeconds < 0 || *req.GraceSeconds > int64(maxGrace/time.Second) {
-				return nil, announcement{}, invalid("grace_seconds", "must be between 0 and %d", int64(maxGrace/time.Second))
-			}
-			grace = time.Duration(*req.GraceSeconds) * time.Second
-		}
-		fresh := *old
-		fresh.id, fresh.version, fresh.rotatedFrom, fresh.superseded = uuid.NewString(), 1, old.id, false
-		fresh.createdAt, fresh.updatedAt, fresh.authorizedAt, fresh.used = now, now, now, use{}
-		if req.ExpiresAt != nil {
-			expires, err := expiry("expires_at", *req.ExpiresAt, now, st.service.MaxKeyTTLDays)
-			if err != nil {
-				return nil, announcement{}, err
-			}
-			fresh.expire(expires, k.retention)
-		}
-		old.superseded = true
-		if end := now.Add(grace); end.Before(old.expiresAt) {
-			old.expire(end, k.retention)
-		}
-		if grace == 0 {
-			return &fresh, announcement{contract.Revoked, reasonRotated}, nil
-		}
-		return &fresh, announcement{contract.Updated, reasonRotated}, nil
-	}, d.draw)
-	switch {
-	case err != nil:
-		return contract.Key{}, refusal(err, *st.service)
-	case made == nil:
-		return contract.Key{}, notFound(req.ID)
+		fresh.expire(expires, k.retention)
 	}
-	return k.fresh(*made, d.value, now), nil
+	old.superseded = true
+	if end := now.Add(grace); end.Before(old.expiresAt) {
+		old.expire(end, k.retention)
+	}
+	if grace == 0 {
+		return &fresh, announcement{contract.Revoked, reasonRotated}, nil
+	}
+	return &fresh, announcement{contract.Updated, reasonRotated}, nil
 }

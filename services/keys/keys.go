@@ -50,7 +50,8 @@ const (
 // timestampShape refuses what time.Parse lets pass: one-digit hours and commas before fractions.
 var timestampShape = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$`)
 
-var descriptionShape = regexp.MustCompile(`^[a-zA-Z0-9\s_-]{1,64}$`)
+// descriptionShape is that of keys §4.1, whose \s has the vertical tab, which Go's has not.
+var descriptionShape = regexp.MustCompile(`^[a-zA-Z0-9\s\v_-]{1,64}$`)
 
 // Keys are the use cases of opaque keys.
 type Keys struct {
@@ -80,11 +81,10 @@ func (k *Keys) Create(ctx context.Context, req contract.CreateRequest) (contract
 	if err != nil {
 		return contract.Key{}, err
 	}
-	if req.IdempotencyKey != "" && !storable(req.IdempotencyKey) {
-		return contract.Key{}, invalid("Idempotency-Key", "must have at most %d characters and none of them a control character", maxName)
-	}
+	said := req
+	said.Issuer, said.IdempotencyKey = contract.Issuer{}, ""
 	var answer contract.Key
-	err = k.once(ctx, issuer, req, now, &answer, func(tx pgx.Tx, d *drawing) (err error) {
+	err = k.once(ctx, repetition("create", issuer, req.IdempotencyKey, said), now, &answer, func(tx pgx.Tx, d *drawing) (err error) {
 		answer, err = k.create(ctx, tx, issuer, st, req, now, d)
 		return err
 	})

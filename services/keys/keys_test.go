@@ -122,6 +122,7 @@ func TestCreateAcceptsTheEdgesOfEveryRule(t *testing.T) {
 		"expiry with an offset":    func(r *contract.CreateRequest) { r.ExpiresAt = "2031-05-02T10:00:00.123456+02:00" },
 		"expiry now":               func(r *contract.CreateRequest) { r.ExpiresAt = now.Format(time.RFC3339Nano) },
 		"expiry at the limit":      func(r *contract.CreateRequest) { r.ExpiresAt = now.Add(365 * day).Format(time.RFC3339Nano) },
+		"description with spaces":  func(r *contract.CreateRequest) { r.Description = "a\t\n\v\f\r b" },
 		"description of 64":        func(r *contract.CreateRequest) { r.Description = strings.Repeat("a B_-", 12) + "1234" },
 		"audiences absent":         func(r *contract.CreateRequest) { r.Audiences = nil },
 		"audience twice":           func(r *contract.CreateRequest) { r.Audiences = append(r.Audiences, r.Audiences...) },

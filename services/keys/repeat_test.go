@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sirocco-cloud/sirocco/contracts/access"
@@ -48,6 +49,36 @@ func TestRepeatedCreationGetsTheFirstAnswer(t *testing.T) {
 		req.IdempotencyKey = bad
 		require.Equal(t, "Idempotency-Key", refused(t, s, 400, contract.Create, req).Violations[0].Field)
 	}
+}
+
+// Whoever lost the answer to a rotation has lost the old key as well, unless asking again gets the new one.
+func TestRepeatedRotationGetsTheFirstAnswer(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	old := s.create(t)
+	req := contract.RotateRequest{KeyRequest: keyRequest(old.ID), IdempotencyKey: "retry-1"}
+	first := call(t, s, contract.Rotate, req)
+	require.NotEqual(t, old.Value, first.Value)
+	require.True(t, s.grants(t, first.Value).Known)
+	s.clock.Advance(time.Minute)
+	require.Equal(t, first, call(t, s, contract.Rotate, req))
+	require.Len(t, call(t, s, contract.List, contract.ListRequest{Issuer: functionsIssuer()}).Keys, 2)
+	require.NotContains(t, s.dump(t), first.Value)
+
+	other := req
+	other.GraceSeconds = new(int64(60))
+	refused(t, s, 422, contract.Rotate, other)
+	other.IdempotencyKey = "a\x01"
+	require.Equal(t, "Idempotency-Key", refused(t, s, 400, contract.Rotate, other).Violations[0].Field)
+	refused(t, s, 400, contract.Rotate, contract.RotateRequest{KeyRequest: keyRequest(old.ID), IdempotencyKey: "retry-2"}) // the old key has ended
+
+	// What was refused is not remembered.
+	missing := contract.RotateRequest{KeyRequest: keyRequest(uuid.NewString()), IdempotencyKey: "retry-3"}
+	refused(t, s, 404, contract.Rotate, missing)
+	refused(t, s, 404, contract.Rotate, missing)
+	creation := s.wanted()
+	creation.IdempotencyKey = "retry-1"
+	require.NotEqual(t, first.ID, call(t, s, contract.Create, creation).ID, "the names of rotations are no names of creations")
 }
 
 func TestRefusedCreationIsNotRemembered(t *testing.T) {

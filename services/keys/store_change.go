@@ -73,37 +73,31 @@ func (s *Store) announce(ctx context.Context, tx pgx.Tx, r record, what announce
 
 // rotate lets a new key take over from an old one. edit looks at the old key, changes it and returns the new one with
 // the event that tells of the old one.
-func (s *Store) rotate(ctx context.Context, t target, now time.Time, edit func(old *record) (*record, announcement, error),
+func (s *Store) rotate(ctx context.Context, tx pgx.Tx, t target, now time.Time, edit func(old *record) (*record, announcement, error),
 	draw func(*record) error,
-) (made *record, err error) {
-	err = s.tx(ctx, func(tx pgx.Tx) error {
-		old, err := locked(ctx, tx, t)
-		if err != nil || old == nil {
-			return err
-		}
-		overlapping, err := overlapping(ctx, tx, *old, now)
-		switch {
-		case err != nil:
-			return err
-		case overlapping:
-			return errOverlap
-		}
-		var what announcement
-		if made, what, err = edit(old); err != nil {
-			return err
-		}
-		if err := lockOwner(ctx, tx, made); err != nil {
-			return err
-		}
-		if err := s.insert(ctx, tx, made, draw); err != nil {
-			return err
-		}
-		return s.save(ctx, tx, old, now, what)
-	})
+) (*record, error) {
+	old, err := locked(ctx, tx, t)
+	if err != nil || old == nil {
+		return nil, err
+	}
+	overlapping, err := overlapping(ctx, tx, *old, now)
+	switch {
+	case err != nil:
+		return nil, err
+	case overlapping:
+		return nil, errOverlap
+	}
+	made, what, err := edit(old)
 	if err != nil {
 		return nil, err
 	}
-	return made, nil
+	if err := lockOwner(ctx, tx, made); err != nil {
+		return nil, err
+	}
+	if err := s.insert(ctx, tx, made, draw); err != nil {
+		return nil, err
+	}
+	return made, s.save(ctx, tx, old, now, what)
 }
 
 // overlapping tells whether a rotation that this key is part of, as the old or as the new key, is not over: otherwise a
