@@ -53,7 +53,7 @@ type OwnersKeysRequest struct {
 type OwnersKeyRequest struct {
 	ServiceID string `json:"keyIssuerId" header:"Key-Issuer-Id"`
 	OwnerID   string `json:"ownerId" path:"owner"`
-	ID        string `json:"keyId" path:"id"`
+	ID        string `json:"keyId" path:"id" object:"Key"`
 }
 
 // KeyStatusRequest suspends a key or lets it work again.

@@ -140,7 +140,7 @@ type RotateRequest struct {
 // KeyRequest names one key.
 type KeyRequest struct {
 	Issuer
-	ID string `json:"keyId" path:"id"`
+	ID string `json:"keyId" path:"id" object:"Key"`
 }
 
 // IntrospectRequest is POST /v1/introspect.

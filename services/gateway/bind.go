@@ -30,6 +30,9 @@ type taggedField struct {
 	source, name string
 	// single fields hold one value, so that of two headers neither is better than the other.
 	single bool
+	// object is what a field of the path names, for those that are not ill-formed but unknown when nothing can have such a
+	// name (keys §4.4).
+	object string
 }
 
 // bindingOf inspects a request type once, when the routes are made.
@@ -48,7 +51,7 @@ func bindingOf(t reflect.Type) binding {
 			b.optional = b.optional || f.Tag.Get("body") == "optional"
 			continue
 		}
-		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name, single: f.Type.Kind() != reflect.Slice})
+		b.tagged = append(b.tagged, taggedField{index: f.Index, source: source, name: name, single: f.Type.Kind() != reflect.Slice, object: f.Tag.Get("object")})
 	}
 	return b
 }
@@ -89,6 +92,9 @@ func (b binding) fill(r *http.Request, maxBody int64, into any) error {
 			}
 		}
 		if rule := set(v.FieldByIndex(f.index), values); rule != "" {
+			if f.object != "" {
+				return problem.New(problem.NotFound, "%s: Not found", f.object)
+			}
 			check.Require(false, f.name, "%s", rule)
 		}
 	}
@@ -133,7 +139,7 @@ func (o outgoing) move(answer any, h http.Header) {
 	}
 }
 
-// set converts query and header texts; the returned rule is empty when they fit.
+// set converts texts of the path, the query and headers; the returned rule is empty when they fit.
 func set(field reflect.Value, values []string) (rule string) {
 	if len(values) == 0 {
 		field.SetZero()
