@@ -30,7 +30,7 @@ func (k *Keys) Authorize(ctx context.Context, req contract.AuthorizeRequest) (co
 			return announcement{}, p
 		}
 		r.authorizations, r.authorizedAt = granted, now
-		warning = granted.warning(r.audiences)
+		warning = k.matrix.warning(granted, r.audiences)
 		return announcement{contract.Updated, reasonAuthorizations}, nil
 	})
 	key.Warning = warning

@@ -54,6 +54,8 @@ type Config struct {
 	// PolicyValidation is lenient or strict: whether authorizations that a key could only carry in vain are refused (keys
 	// §7.6).
 	PolicyValidation Validation `env:"SIROCCO_KEYS_POLICY_VALIDATION" envDefault:"lenient"`
+	// Compat are the rows of the access matrix that can be read in two ways, as the gateway reads them.
+	Compat access.Compat
 	// AuditRetention is how long decisions about credentials can be asked for.
 	AuditRetention time.Duration `env:"SIROCCO_KEYS_AUDIT_RETENTION" envDefault:"720h"`
 	// MaxFunctions and MaxTasks are what a new account is allowed, and the most that it can be given.

@@ -60,6 +60,7 @@ type Keys struct {
 	random    io.Reader
 	retention time.Duration
 	strict    bool
+	matrix    matrix
 	log       *zap.Logger
 	// format is set once, before the first request, because the data-domain key is in the database.
 	format Format
@@ -67,7 +68,7 @@ type Keys struct {
 
 // NewKeys makes the use cases; Use completes them.
 func NewKeys(store *Store, clock quartz.Clock, random io.Reader, cfg Config, log *zap.Logger) *Keys {
-	return &Keys{store: store, clock: clock, random: random, retention: cfg.Retention, strict: cfg.PolicyValidation == Strict, log: log}
+	return &Keys{store: store, clock: clock, random: random, retention: cfg.Retention, strict: cfg.PolicyValidation == Strict, matrix: cfg.Compat.Matrix(), log: log}
 }
 
 // Use sets the format of the deployment's keys. It must be called before any request is served.
@@ -128,7 +129,7 @@ func (k *Keys) create(ctx context.Context, tx pgx.Tx, issuer contract.Issuer, st
 		return contract.Key{}, err
 	}
 	answer := k.fresh(r, d.value, now)
-	answer.Warning = granted.warning(audiences)
+	answer.Warning = k.matrix.warning(granted, audiences)
 	return answer, nil
 }
 

@@ -68,7 +68,7 @@ func config(t testing.TB) Config {
 	return Config{
 		Prefix: "nvapi-nvcf-stg-", DataDir: t.TempDir(), Retention: 2 * day, ReapInterval: 100 * 365 * day,
 		SigningKeyLife: 30 * day, AdminTokenLife: contract.TokenLife, AdminTokenRate: 1000, TrustMode: trustCompat,
-		PolicyValidation: Lenient, AuditRetention: 30 * day, MaxFunctions: math.MaxInt32, MaxTasks: math.MaxInt32, RequiredArtifacts: []string{"CONTAINER", "HELM"},
+		PolicyValidation: Lenient, Compat: access.DefaultCompat, AuditRetention: 30 * day, MaxFunctions: math.MaxInt32, MaxTasks: math.MaxInt32, RequiredArtifacts: []string{"CONTAINER", "HELM"},
 	}
 }
 

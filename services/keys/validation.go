@@ -28,11 +28,14 @@ var beyondMatrix = map[access.Scope][]access.Reach{
 	"helmreval:render":        nil,
 }
 
+// matrix is every row by which keys are judged, as the operator's settings have it.
+type matrix map[string]access.Row
+
 // reachesOf are the reaches with which a scope can ever hold for one of these audiences; known is false for a scope that
 // nothing asks for.
-func reachesOf(scope access.Scope, audiences []string) (reaches []access.Reach, known bool) {
+func (m matrix) reachesOf(scope access.Scope, audiences []string) (reaches []access.Reach, known bool) {
 	reaches, known = slices.Clone(beyondMatrix[scope]), hasKey(beyondMatrix, scope)
-	for _, row := range access.Matrix {
+	for _, row := range m {
 		for _, way := range row.Ways {
 			if !slices.Contains(way.Scopes, scope) {
 				continue
@@ -70,7 +73,7 @@ func policyAudiences(p access.Policy, ofKey []string) []string {
 }
 
 // idle are the scopes of a policy that none of its resources can satisfy, each with the reaches that could.
-func idle(p access.Policy, ofKey []string) (scopes []access.Scope, needed map[access.Scope][]access.Reach) {
+func (m matrix) idle(p access.Policy, ofKey []string) (scopes []access.Scope, needed map[access.Scope][]access.Reach) {
 	needed = map[access.Scope][]access.Reach{}
 	var have []access.Reach
 	for _, r := range p.Resources {
@@ -79,7 +82,7 @@ func idle(p access.Policy, ofKey []string) (scopes []access.Scope, needed map[ac
 		}
 	}
 	for _, scope := range p.Scopes {
-		reaches, known := reachesOf(scope, policyAudiences(p, ofKey))
+		reaches, known := m.reachesOf(scope, policyAudiences(p, ofKey))
 		if known && len(reaches) == 0 && hasKey(beyondMatrix, scope) {
 			continue
 		}
@@ -102,10 +105,10 @@ const (
 var headerSafe = regexp.MustCompile(`^[A-Za-z0-9_:.-]{1,64}$`)
 
 // warning is the text of a Warning header for scopes that can never hold; empty when there is nothing to warn of.
-func (a authorizations) warning(audiences []string) string {
+func (m matrix) warning(a authorizations, audiences []string) string {
 	var names []string
 	for _, p := range a.policies() {
-		scopes, _ := idle(p, audiences)
+		scopes, _ := m.idle(p, audiences)
 		for _, s := range scopes {
 			if headerSafe.MatchString(s) && !slices.Contains(names, s) && len(names) < maxWarned {
 				names = append(names, s)
@@ -124,11 +127,11 @@ func (k *Keys) readAuthorizations(sent json.RawMessage, limit int, audiences []s
 	if err != nil || !k.strict {
 		return granted, err
 	}
-	return granted, granted.checkStrictly(audiences)
+	return granted, k.matrix.checkStrictly(granted, audiences)
 }
 
 // checkStrictly refuses whatever a key could carry in vain.
-func (a authorizations) checkStrictly(audiences []string) error {
+func (m matrix) checkStrictly(a authorizations, audiences []string) error {
 	var document access.Object
 	var entries []json.RawMessage
 	if json.Unmarshal([]byte(a), &document) != nil || document.Into("policies", &entries) != nil {
@@ -145,14 +148,14 @@ func (a authorizations) checkStrictly(audiences []string) error {
 		if err := json.Unmarshal(entry, &o); err != nil {
 			return invalid("authorizations.policies.scopes", "must be an array of strings")
 		}
-		if err := checkPolicyStrictly(p, o.Scopes, audiences); err != nil {
+		if err := m.checkPolicyStrictly(p, o.Scopes, audiences); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkPolicyStrictly(p access.Policy, scopes, audiences []string) error {
+func (m matrix) checkPolicyStrictly(p access.Policy, scopes, audiences []string) error {
 	if p.Audience != "" && !slices.Contains(audiences, p.Audience) {
 		return invalid("authorizations.policies.aud", "must be among the audiences of the key: %s", strings.Join(audiences, ", "))
 	}
@@ -162,7 +165,7 @@ func checkPolicyStrictly(p access.Policy, scopes, audiences []string) error {
 		}
 	}
 	for _, scope := range scopes {
-		_, known := reachesOf(scope, audiences)
+		_, known := m.reachesOf(scope, audiences)
 		switch {
 		case strings.HasPrefix(scope, access.AdminPrefix):
 			return invalid("authorizations.policies.scopes", "must not hold %s: scopes that reach across accounts are for tokens", shown(scope))
@@ -170,7 +173,7 @@ func checkPolicyStrictly(p access.Policy, scopes, audiences []string) error {
 			return invalid("authorizations.policies.scopes", "must be known scopes, not %s", shown(scope))
 		}
 	}
-	never, needed := idle(p, audiences)
+	never, needed := m.idle(p, audiences)
 	if len(never) == 0 {
 		return nil
 	}

@@ -26,6 +26,8 @@ func document(scopes string, resources ...string) json.RawMessage {
 	return json.RawMessage(`{"policies":[{"scopes":` + string(quoted) + `,"resources":[` + strings.Join(entries, ",") + `]}]}`)
 }
 
+var written = matrix(access.DefaultCompat.Matrix())
+
 func TestWarningNamesScopesThatCanNeverHold(t *testing.T) {
 	t.Parallel()
 	functions := []string{access.FunctionsAudience}
@@ -54,9 +56,9 @@ func TestWarningNamesScopesThatCanNeverHold(t *testing.T) {
 		if tc.warned != nil {
 			want = `299 sirocco "no resource of the policy can satisfy: ` + strings.Join(tc.warned, ", ") + `"`
 		}
-		require.Equal(t, want, authorizations(tc.document).warning(tc.audiences), "%s", tc.document)
+		require.Equal(t, want, written.warning(authorizations(tc.document), tc.audiences), "%s", tc.document)
 	}
-	require.Empty(t, authorizations(`{"policies":[{"scopes":["a\r\nSet-Cookie: x","\"","é"],"resources":[]}]}`).warning(functions), "nothing of a client's that is unsafe in a header")
+	require.Empty(t, written.warning(authorizations(`{"policies":[{"scopes":["a\r\nSet-Cookie: x","\"","é"],"resources":[]}]}`), functions), "nothing of a client's that is unsafe in a header")
 }
 
 func TestLenientWarnsAndStrictRefuses(t *testing.T) {
@@ -107,14 +109,14 @@ func TestStrictRules(t *testing.T) {
 		"not an object":          {json.RawMessage(`7`), "authorizations", "object"},
 		"audiences of no string": {json.RawMessage(`{"policies":[{"auds":7}]}`), "authorizations.policies", "auds"},
 	} {
-		err := authorizations(tc.document).checkStrictly(functions)
+		err := written.checkStrictly(authorizations(tc.document), functions)
 		var p *problem.Problem
 		require.ErrorAs(t, err, &p, name)
 		require.Equal(t, tc.field, p.Violations[0].Field, name)
 		require.Contains(t, p.Detail, tc.says, name)
 	}
-	require.NoError(t, authorizations(cliPolicies).checkStrictly(functions))
-	require.NoError(t, authorizations(`{}`).checkStrictly(functions))
+	require.NoError(t, written.checkStrictly(authorizations(cliPolicies), functions))
+	require.NoError(t, written.checkStrictly(authorizations(`{}`), functions))
 }
 
 func FuzzStrict(f *testing.F) {
@@ -126,10 +128,10 @@ func FuzzStrict(f *testing.F) {
 			return
 		}
 		audiences := []string{access.FunctionsAudience}
-		warning := granted.warning(audiences)
+		warning := written.warning(granted, audiences)
 		require.NotContains(t, warning, "\n")
 		require.Less(t, len(warning), 1024)
-		if granted.checkStrictly(audiences) == nil {
+		if written.checkStrictly(granted, audiences) == nil {
 			require.Empty(t, warning, "strict refuses whatever lenient warns of")
 		}
 		_ = access.PoliciesFor(access.FunctionsAudience, []byte(granted))
