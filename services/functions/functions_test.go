@@ -635,8 +635,18 @@ func TestLargeSpecifications(t *testing.T) {
 	fn := w.create("", spec)
 	_, events := w.story(fn.VersionID, 1)
 	require.Greater(t, len(events[0].Data), 3<<19, "what is accepted has its event")
+	// The largest body that a client may send fits, with what its defaults add.
+	const body = 6 << 20
+	spec.ContainerEnvironment[0].Value = ""
+	text, err := json.Marshal(spec)
+	require.NoError(t, err)
+	spec.ContainerEnvironment[0].Value = strings.Repeat("x", body-len(text))
+	fn = w.create("", spec)
+	_, events = w.story(fn.VersionID, 1)
+	require.Greater(t, len(events[0].Data), body)
+	require.Len(t, w.get(admin(), fn).ContainerEnvironment[0].Value, body-len(text))
 	spec.ContainerEnvironment[0].Value = strings.Repeat("x", 7<<20)
-	_, err := call(w, admin(), contract.Create, contract.CreateRequest{Spec: spec})
+	_, err = call(w, admin(), contract.Create, contract.CreateRequest{Spec: spec})
 	requireProblem(t, err, problem.TooLarge)
 }
 

@@ -31,8 +31,9 @@ const (
 	maxPort        = 65535
 	// maxIdempotencyKey is the length of the key of a repeatable request.
 	maxIdempotencyKey = 255
-	// maxRequest keeps a specification, with what its event and its answer add, below what the bus carries.
-	maxRequest = 6 << 20
+	// maxRequest keeps a specification, with what its event and its answer add, below what the bus carries. It is more than
+	// the largest body, because defaults and escaped characters make a specification longer than it came.
+	maxRequest = 6<<20 + 512<<10
 	// maxViolations and maxField bound an answer that quotes the request.
 	maxViolations = 64
 	maxField      = 128
