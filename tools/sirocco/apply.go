@@ -124,14 +124,19 @@ func (a *applier) apply(ctx context.Context, d apply.Document) (applied, error) 
 	if result.Unchanged {
 		words("unchanged")
 	}
+	made := false
 	for _, step := range steps {
 		if a.dry {
 			words("would " + step.What)
 			continue
 		}
 		if err := a.do(ctx, d, step, &current); err != nil {
+			if made && step.Action == apply.Deploy {
+				err = a.takeBack(ctx, current, err)
+			}
 			return result, fmt.Errorf("%s: %w", step.What, err)
 		}
+		made = made || step.Action == apply.CreateFunction || step.Action == apply.CreateVersion
 		words(step.What)
 	}
 	result.FunctionID, result.VersionID = current.ID, current.VersionID
@@ -218,6 +223,18 @@ func (a *applier) do(ctx context.Context, d apply.Document, step apply.Step, cur
 		return err
 	}
 	return fmt.Errorf("step %q is not known", step.Action)
+}
+
+// takeBack deletes a version that was made to be deployed, when that was refused, so that the next try begins where this
+// one did. After any other failure the version may be on its way.
+func (a *applier) takeBack(ctx context.Context, f functions.Function, why error) error {
+	if refusal, ok := errors.AsType[*client.Refusal](why); !ok || refusal.Status >= http.StatusInternalServerError {
+		return why
+	}
+	if _, err := a.client.Answer(ctx, client.Request{Method: http.MethodDelete, Path: versionPath(f)}); err != nil {
+		return fmt.Errorf("%w; version %s, which was made for it, stays: %w", why, f.VersionID, err)
+	}
+	return fmt.Errorf("%w; version %s, which was made for it, is deleted again", why, f.VersionID)
 }
 
 func (a *applier) send(ctx context.Context, method, path string, content any) error {

@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,22 @@ func TestPlan(t *testing.T) {
 			require.Equal(t, c.target, target)
 		})
 	}
+}
+
+// A new version is told from the one that runs, not from one that was left behind.
+func TestWhatANewVersionChanges(t *testing.T) {
+	t.Parallel()
+	runs, left := stored("v1", functions.Active), stored("v2", functions.Inactive)
+	runs.ContainerEnvironment = []functions.EnvironmentEntry{{Key: "A", Value: "1"}, {Key: "B", Value: "2"}}
+	left.ContainerEnvironment = []functions.EnvironmentEntry{{Key: "A", Value: "other"}}
+	const environment = "containerEnvironment: [{key: B, value: '2'}, {key: A, value: '1'}]\n"
+	steps, target, err := apply.Plan(one(t, echo+environment), []apply.Version{left, runs}, apply.Options{})
+	require.NoError(t, err)
+	require.Empty(t, steps, "the order of variables means nothing")
+	require.Equal(t, "v1", target)
+	steps, _, err = apply.Plan(one(t, strings.Replace(echo, "gpu: H100", "gpu: L40", 1)+environment), []apply.Version{left, runs}, apply.Options{})
+	require.NoError(t, err)
+	require.Equal(t, "create a version of echo: where it is deployed changed", steps[0].What)
 }
 
 // The numbers of a deployment change in place; where it runs takes a new version.

@@ -71,6 +71,9 @@ func normal(s functions.Spec) functions.Spec {
 	if s.Telemetries != nil && *s.Telemetries == (functions.Telemetries{}) {
 		s.Telemetries = nil
 	}
+	s.ContainerEnvironment = slices.SortedStableFunc(slices.Values(s.ContainerEnvironment), func(a, b functions.EnvironmentEntry) int {
+		return strings.Compare(a.Key, b.Key)
+	})
 	s.Models = slices.Clone(s.Models)
 	for i, m := range s.Models {
 		if m.LLMConfig != nil {

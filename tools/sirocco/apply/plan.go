@@ -96,12 +96,12 @@ func (p *planner) add(s Step) { p.steps = append(p.steps, s) }
 func (p *planner) managed() bool { return p.want.Specifications != nil }
 
 // choose finds the version that already is, or can become, what the document wants: one that is deployed as wanted,
-// else one that is not deployed, else a failed one. why says what is different about the newest when there is none.
+// else one that is not deployed, else a failed one. why says what is different about the present one when there is none.
 func (p *planner) choose() (chosen *Version, why []string) {
 	if len(p.have) == 0 {
 		return nil, nil
 	}
-	why = differences(p.want.Spec, p.have[0].Spec)
+	why = differences(p.want.Spec, p.present().Spec)
 	ranks := map[int]*Version{}
 	for i := range p.have {
 		v := &p.have[i]
@@ -136,6 +136,14 @@ func (p *planner) choose() (chosen *Version, why []string) {
 	return nil, slices.Compact(why)
 }
 
+// present is the version that a new one replaces: the newest that is deployed, if any is and the document has a say in it.
+func (p *planner) present() Version {
+	if deployed := slices.IndexFunc(p.have, func(v Version) bool { return v.Status != functions.Inactive }); p.managed() && deployed >= 0 {
+		return p.have[deployed]
+	}
+	return p.have[0]
+}
+
 // create makes a function, or a version that takes over what the document leaves as it is.
 func (p *planner) create(why []string) error {
 	spec := p.want.Spec
@@ -143,7 +151,7 @@ func (p *planner) create(why []string) error {
 		p.add(Step{Action: CreateFunction, What: "create function " + spec.Name, Spec: spec, Names: p.secretNames()})
 		return nil
 	}
-	before := p.have[0]
+	before := p.present()
 	if spec.Tags == nil {
 		spec.Tags = before.Tags
 	}
