@@ -162,6 +162,8 @@ type ResolveResponse struct {
 	FunctionID string   `json:"functionId"`
 	Owner      string   `json:"owner"`
 	Targets    []Target `json:"targets"`
+	// Public is set when everybody may invoke a version that was asked for, deployed or not.
+	Public bool `json:"public,omitempty"`
 }
 
 // The endpoints.

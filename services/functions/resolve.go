@@ -26,7 +26,7 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		if !found || v.functionID != functionID || v.account != r.Account && !v.sharedWith(r.Account) {
 			return none, versionNotFound(r.Account, pair{functionID, versionID})
 		}
-		answer.Owner = v.account
+		answer.Owner, answer.Public = v.account, v.public()
 		if v.status != contract.Inactive {
 			answer.Targets = append(answer.Targets, target(v))
 		}
@@ -37,7 +37,7 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		return none, err
 	}
 	if len(deployed) == 0 {
-		if answer.Owner, err = f.store.owner(ctx, r.Account, functionID); err != nil {
+		if answer.Owner, answer.Public, err = f.store.owner(ctx, r.Account, functionID); err != nil {
 			return none, err
 		}
 		if answer.Owner == "" {
@@ -45,7 +45,7 @@ func (f *Functions) Resolve(ctx context.Context, r contract.ResolveRequest) (con
 		}
 	}
 	for _, v := range deployed {
-		answer.Owner = v.account
+		answer.Owner, answer.Public = v.account, answer.Public || v.public()
 		answer.Targets = append(answer.Targets, target(v))
 	}
 	return answer, nil

@@ -334,6 +334,11 @@ func TestPublicFunctions(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.share(adminOf("other"), target1(theirs.Function), account))
 	require.NoError(t, w.share(super(account), target1(fn), contract.Everyone))
+	for _, version := range []string{"", fn.VersionID} { // that it is public is told before it is deployed
+		found, err := asService(w, contract.Resolve, contract.ResolveRequest{Account: "stranger", FunctionID: fn.ID, VersionID: version})
+		require.NoError(t, err)
+		require.Equal(t, contract.ResolveResponse{FunctionID: fn.ID, Owner: account, Targets: []contract.Target{}, Public: true}, found)
+	}
 	w.setStatus(fn, "d", contract.Active)
 
 	require.Equal(t, []string{fn.VersionID, mine.VersionID, theirs.Function.VersionID}, w.seen(admin(), contract.ListRequest{}), "public, private, authorized")

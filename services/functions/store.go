@@ -159,15 +159,15 @@ func (r reads) invocable(ctx context.Context, account, functionID string) ([]ver
 		AND (account = $2 OR public OR authorized @> ARRAY[$2])`+newestFirst, functionID, account)
 }
 
-// owner names the account of a function of which an account owns or is authorized for some version; empty when there is
-// none.
-func (r reads) owner(ctx context.Context, account, functionID string) (owner string, err error) {
-	err = r.db.QueryRow(ctx, `SELECT account FROM functions.versions WHERE function_id = $1
-		AND (account = $2 OR public OR authorized @> ARRAY[$2]) LIMIT 1`, functionID, account).Scan(&owner)
+// owner names the account of a function of which an account owns or is authorized for some version, and tells whether
+// one of them is for everybody; it is empty when there is none.
+func (r reads) owner(ctx context.Context, account, functionID string) (owner string, public bool, err error) {
+	err = r.db.QueryRow(ctx, `SELECT account, public FROM functions.versions WHERE function_id = $1
+		AND (account = $2 OR public OR authorized @> ARRAY[$2]) ORDER BY public DESC LIMIT 1`, functionID, account).Scan(&owner, &public)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return "", fmt.Errorf("find function: %w", err)
+		return "", false, fmt.Errorf("find function: %w", err)
 	}
-	return owner, nil
+	return owner, public, nil
 }
 
 // secrets returns the sealed secrets of a version in the order of the request that brought them.

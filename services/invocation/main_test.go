@@ -109,9 +109,9 @@ func (w *world) resolve(_ context.Context, r functions.ResolveRequest) (function
 		if v.ID != r.FunctionID || v.NCAID != r.Account && !open || r.VersionID != "" && v.VersionID != r.VersionID {
 			continue
 		}
-		if known = true; v.Status != functions.Inactive {
+		known, answer.Owner, answer.Public = true, v.NCAID, answer.Public || open
+		if v.Status != functions.Inactive {
 			answer.Targets = append(answer.Targets, functions.Target{VersionID: v.VersionID, Name: v.Name, Status: v.Status, Public: open})
-			answer.Owner = v.NCAID
 		}
 	}
 	if !known {

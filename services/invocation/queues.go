@@ -3,7 +3,6 @@ package invocation
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/coder/quartz"
@@ -114,7 +113,7 @@ func (q *Queues) Depth(ctx context.Context, req contract.DepthRequest) (contract
 		return contract.DepthResponse{}, err
 	}
 	own := found.Owner == caller.Account
-	if !own && !caller.CrossAccount && slices.ContainsFunc(found.Targets, func(t functions.Target) bool { return t.Public }) {
+	if !own && !caller.CrossAccount && found.Public {
 		return contract.DepthResponse{}, problem.New(problem.IllegalState, "Function id '%s': a public function shows its queues to its owner only", req.FunctionID)
 	}
 	answer := contract.DepthResponse{FunctionID: req.FunctionID}

@@ -195,6 +195,15 @@ func TestDepthOfAPublicFunctionIsForItsOwner(t *testing.T) {
 	super.CrossAccount = true
 	_, err = call(w, super, contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
 	require.NoError(t, err)
+
+	w.mu.Lock() // that it is public decides before that nothing of it is deployed
+	v.Status = functions.Inactive
+	w.versions[v.VersionID] = v
+	w.mu.Unlock()
+	_, err = call(w, admin("bob"), contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
+	require.True(t, problem.HasCode(err, problem.IllegalState), "%v", err)
+	_, err = call(w, admin(account), contract.QueueDepth, contract.DepthRequest{FunctionID: v.ID})
+	require.True(t, problem.HasCode(err, problem.NotFound), "%v", err)
 }
 
 // The service may be older or younger than NATS, and NATS may forget everything it has in memory at any time.
