@@ -2,6 +2,7 @@ package deployments
 
 import (
 	"context"
+	"slices"
 
 	"github.com/sirocco-cloud/sirocco/contracts/clusters"
 	"github.com/sirocco-cloud/sirocco/libs/bus"
@@ -36,6 +37,11 @@ func (r *Reconciler) look(ctx context.Context) fleet {
 
 // known reports whether there is a view at all.
 func (f fleet) known() bool { return f.err == nil }
+
+// usableBy are the nodes that an account may use.
+func (f fleet) usableBy(account string) []clusters.Node {
+	return slices.DeleteFunc(slices.Clone(f.nodes), func(n clusters.Node) bool { return !n.UsableBy(account) })
+}
 
 // lost reports whether the instances of a node count as ended: the inventory says so, or the node is gone and stays
 // gone. An agent that stops may be back in a moment, with its instances untouched, and an inventory that does not know

@@ -147,6 +147,11 @@ func (d *deployment) of(s *specification) []*instance {
 	return slices.DeleteFunc(slices.Clone(d.Instances), func(i *instance) bool { return i.SpecID != s.ID })
 }
 
+// usefulOf lists the instances of a specification that count towards what it wants.
+func (d *deployment) usefulOf(s *specification) []*instance {
+	return slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() })
+}
+
 // live lists the instances that hold devices.
 func (d *deployment) live() []*instance {
 	return slices.DeleteFunc(slices.Clone(d.Instances), func(i *instance) bool { return !i.live() })

@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sirocco-cloud/sirocco/contracts/clusters"
 	"github.com/sirocco-cloud/sirocco/contracts/functions"
 	"github.com/sirocco-cloud/sirocco/services/deployments/placement"
 )
@@ -63,9 +62,4 @@ func (r *Reconciler) room(ctx context.Context, t tx, d *deployment, f fleet, now
 		}
 	}
 	return true, nil
-}
-
-// usableBy are the nodes that an account may use.
-func (f fleet) usableBy(account string) []clusters.Node {
-	return slices.DeleteFunc(slices.Clone(f.nodes), func(n clusters.Node) bool { return !n.UsableBy(account) })
 }

@@ -239,7 +239,7 @@ func settleIdle(d *deployment, after time.Duration, now time.Time) (moves []move
 		if s.Wanted <= s.minimum() {
 			continue
 		}
-		useful := slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() })
+		useful := d.usefulOf(s)
 		var waiting []time.Time
 		for range s.Wanted - len(useful) {
 			waiting = append(waiting, s.AskedAt) // for an instance that is not there

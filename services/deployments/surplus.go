@@ -20,7 +20,7 @@ func overflow(d *deployment) []moved {
 		if s.UnplacedCode == "" {
 			continue
 		}
-		have := len(slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() }))
+		have := len(d.usefulOf(s))
 		spare := s.Wanted - max(have, s.minimum())
 		for _, other := range order[n+1:] {
 			if room := min(spare, other.maximum()-other.Wanted); room > 0 && other.UnplacedCode == "" {
@@ -52,7 +52,7 @@ func mayEnd(s *specification, useful []*instance) bool {
 // rollingBlocked reports whether a replacement found no place, so that the plan changes at once.
 func rollingBlocked(d *deployment) bool {
 	return slices.ContainsFunc(d.Specs, func(s *specification) bool {
-		useful := slices.DeleteFunc(d.of(s), func(i *instance) bool { return !i.useful() })
+		useful := d.usefulOf(s)
 		return s.UnplacedCode != "" && len(rolling(useful)) > 0 && mayEnd(s, useful)
 	})
 }
