@@ -13,12 +13,18 @@ import (
 // begin notes that a slot carries a request. It is called with the lock of the pool.
 func (m *member) begin() {
 	m.working++
-	if m.restTold {
-		m.restTold = false
-		select {
-		case m.roused <- struct{}{}:
-		default:
-		}
+	m.rouse()
+}
+
+// rouse ends a rest that was told, so that the next one is told as well. It is called with the lock of the pool.
+func (m *member) rouse() {
+	if !m.restTold {
+		return
+	}
+	m.restTold = false
+	select {
+	case m.roused <- struct{}{}:
+	default:
 	}
 }
 
@@ -46,6 +52,7 @@ func (m *member) retire() bool {
 	m.pool.mu.Lock()
 	defer m.pool.mu.Unlock()
 	if m.working > 0 || m.pool.queued.Load() {
+		m.rouse() // what waits in the queue may go to another instance, and this one go on resting
 		return false
 	}
 	m.paused = true
@@ -91,7 +98,12 @@ func newWatchRest(i *instance, m *member) *watchRest {
 	return w
 }
 
+// look tells of a rest that is long enough, again if it was told before: an instance that was not well in between does
+// not count as resting any more.
 func (w *watchRest) look() {
+	if w.timer == nil {
+		return
+	}
 	d, left, yes := w.member.rested(w.enough)
 	if !yes {
 		w.timer.Reset(left)

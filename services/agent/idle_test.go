@@ -49,6 +49,23 @@ func TestAnInstanceSaysThatItIdlesAndThatItWorksAgain(t *testing.T) {
 	}
 }
 
+// Whoever hears that an instance is not well forgets that it rests.
+func TestAnInstanceThatIsWellAgainSaysThatItStillIdles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.agent(nil)
+	id := w.launch(w.version(nil), idles(1))
+	w.said(id, instances.Idle, 1)
+	container := "http://" + n.port(id)
+	get(t, container+"/sick")
+	w.state(id, instances.Unhealthy)
+	get(t, container+"/well")
+	require.Equal(t, instances.Running, w.said(id, instances.Idle, 2).State)
+	for _, r := range w.heard(id) {
+		require.NotEqual(t, instances.Busy, r.Activity, "nobody called it")
+	}
+}
+
 func TestOnlyAnInstanceWithoutARequestEndsWhenItIdles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

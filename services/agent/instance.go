@@ -331,11 +331,10 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 	defer i.inService(nil)
 	rest := newWatchRest(i, m)
 	defer rest.stop()
-	var failed int
-	var sickSince time.Time
+	var sick sickness
 	if i.rec.State == instances.Unhealthy { // under an earlier agent
 		m.pause()
-		failed, sickSince = sickAfter, time.Now()
+		sick = sickness{sickAfter, time.Now()}
 	} else {
 		i.report(instances.Running, "", nil)
 	}
@@ -353,36 +352,52 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 			return i.stopped()
 		case <-rest.C:
 			rest.look()
-			continue
 		case <-m.roused:
 			rest.roused()
-			continue
 		case <-ticker.C:
-		}
-		err := i.probe(ctx)
-		switch {
-		case ctx.Err() != nil: // says nothing about the instance
-		case err == nil:
-			failed = 0
-			if !sickSince.IsZero() {
-				sickSince = time.Time{}
-				m.resume()
-				i.report(instances.Running, "", nil)
-			}
-		default:
-			failed++
-			if failed == sickAfter {
-				sickSince = time.Now()
-				m.pause()
-				i.report(instances.Unhealthy, "", &end{Cause: instances.NotReady, Message: err.Error()})
-			}
-			if !sickSince.IsZero() && time.Since(sickSince) >= i.agent.pace.replaceAfter {
-				e := &end{Cause: instances.NotReady, Message: "the health check has failed for " + i.agent.pace.replaceAfter.String() + ": " + err.Error()}
-				i.report(instances.ShuttingDown, "", e)
+			if e := i.examine(ctx, m, rest, &sick); e != nil {
 				return e
 			}
 		}
 	}
+}
+
+// sickness is how often in a row the health check of an instance in service failed, and since when it counts as sick;
+// zero while it does not.
+type sickness struct {
+	failed int
+	since  time.Time
+}
+
+// examine asks for the health of an instance in service. A sick one gets no work until it is well; it returns the end of
+// one that is sick for too long.
+func (i *instance) examine(ctx context.Context, m *member, rest *watchRest, sick *sickness) *end {
+	err := i.probe(ctx)
+	switch {
+	case ctx.Err() != nil: // says nothing about the instance
+		return nil
+	case err == nil:
+		recovered := !sick.since.IsZero()
+		*sick = sickness{}
+		if recovered {
+			m.resume()
+			i.report(instances.Running, "", nil)
+			rest.look()
+		}
+		return nil
+	}
+	sick.failed++
+	if sick.failed == sickAfter {
+		sick.since = time.Now()
+		m.pause()
+		i.report(instances.Unhealthy, "", &end{Cause: instances.NotReady, Message: err.Error()})
+	}
+	if sick.since.IsZero() || time.Since(sick.since) < i.agent.pace.replaceAfter {
+		return nil
+	}
+	e := &end{Cause: instances.NotReady, Message: "the health check has failed for " + i.agent.pace.replaceAfter.String() + ": " + err.Error()}
+	i.report(instances.ShuttingDown, "", e)
+	return e
 }
 
 func (i *instance) inService(m *member) {
