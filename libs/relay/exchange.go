@@ -35,6 +35,7 @@ type Exchange struct {
 	mu       sync.Mutex
 	worker   string // subject of the worker's side; empty until it accepts, or when its answer came complete
 	taken    bool
+	offering bool          // Offer waits for the word of whoever got it
 	accepted chan struct{} // made on demand
 	refused  Reason
 	nobody   bool // nobody listened on the subject of the last offer
@@ -125,11 +126,18 @@ func (c *Client) exchange(id, token string) *Exchange {
 
 // Offer publishes the exchange on a subject on which workers listen, and waits until one took it. The errors are
 // [ErrBusy], [ErrNoResponders], that of ctx, and whatever ended the exchange. After the first two the exchange may be
-// offered again, or queued with Payload. After that of ctx it is not known whether a worker has it.
+// offered again, or queued with Payload. After that of ctx it is not known whether a worker has it. Neither is it after
+// [ErrPeerLost], which comes when a worker got the offer and died before it could say anything.
 func (ex *Exchange) Offer(ctx context.Context, subject string) error {
 	ex.mu.Lock()
-	ex.refused, ex.nobody = 0, false
+	ex.refused, ex.nobody, ex.offering = 0, false, true
 	ex.mu.Unlock()
+	ex.missed.Store(0)
+	defer func() {
+		ex.mu.Lock()
+		ex.offering = false
+		ex.mu.Unlock()
+	}()
 	if err := ex.client.conn.PublishRequest(subject, ex.inbox, ex.offer); err != nil {
 		return fmt.Errorf("relay: offer: %w", err)
 	}
@@ -369,8 +377,9 @@ func (ex *Exchange) tick() {
 		ex.beats++
 	}
 	old := ex.beats > 1
+	offering := ex.offering
 	ex.mu.Unlock()
-	if worker == "" {
+	if worker == "" && !offering {
 		return
 	}
 	if ex.missed.Add(1) > maxMissed {

@@ -614,6 +614,17 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 		_, err = ex.Response(background(t))
 		require.ErrorIs(t, err, ErrPeerLost)
 	})
+	t.Run("worker that dies before a word", func(t *testing.T) {
+		rogue := connect1(t, n)
+		sub, err := rogue.SubscribeSync("inv.dead") // the offer is delivered, and nothing comes of it
+		require.NoError(t, err)
+		defer func() { _ = sub.Unsubscribe() }()
+		require.NoError(t, rogue.Flush())
+		c := newTestClient(t, connect1(t, n), func(c *Client) { c.beat = 100 * time.Millisecond })
+		ex, err := c.Open(get("/"))
+		require.NoError(t, err)
+		require.ErrorIs(t, ex.Offer(background(t), "inv.dead"), ErrPeerLost)
+	})
 	t.Run("client", func(t *testing.T) {
 		s := newTestServer(t, connect1(t, n), func(s *Server) { s.beat = 100 * time.Millisecond })
 		ended := work(t, s, func(ctx context.Context, _ *Writer, _ *Request) error {

@@ -312,8 +312,12 @@ func (g *Gateway) abandoned(ctx context.Context, ex *relay.Exchange, c *call) er
 	if !problem.HasCode(gone, problem.NotFound) {
 		return nil
 	}
-	if err := ex.Offer(ctx, subject.Direct(c.target.VersionID)); errors.Is(err, relay.ErrNoResponders) {
+	err := ex.Offer(ctx, subject.Direct(c.target.VersionID))
+	switch {
+	case errors.Is(err, relay.ErrNoResponders):
 		return gone
+	case errors.Is(err, relay.ErrPeerLost):
+		return err
 	}
 	return nil
 }
