@@ -132,7 +132,7 @@ func TestInTxRunsTheVictimOfADeadlockAgain(t *testing.T) {
 	}
 	require.NoError(t, <-errs)
 	require.NoError(t, <-errs)
-	require.EqualValues(t, 3, runs.Load(), "both once, the victim once more")
+	require.GreaterOrEqual(t, runs.Load(), int32(3), "both once, the victim once more; on a busy machine they may meet twice")
 	require.Equal(t, 2, one[int](t, pool, `SELECT count(*) FROM books WHERE length(title) = 3`))
 }
 
