@@ -355,8 +355,15 @@ func (i *instance) serve(ctx context.Context, exited <-chan *end) *end {
 		case <-m.roused:
 			rest.roused()
 		case <-ticker.C:
-			if e := i.examine(ctx, m, rest, &sick); e != nil {
-				return e
+			err := i.probe(ctx)
+			switch {
+			case ctx.Err() != nil: // says nothing about the instance
+			case err == nil:
+				i.heal(m, rest, &sick)
+			default:
+				if e := i.ail(m, &sick, err); e != nil {
+					return e
+				}
 			}
 		}
 	}
@@ -369,33 +376,31 @@ type sickness struct {
 	since  time.Time
 }
 
-// examine asks for the health of an instance in service. A sick one gets no work until it is well; it returns the end of
-// one that is sick for too long.
-func (i *instance) examine(ctx context.Context, m *member, rest *watchRest, sick *sickness) *end {
-	err := i.probe(ctx)
-	switch {
-	case ctx.Err() != nil: // says nothing about the instance
-		return nil
-	case err == nil:
-		recovered := !sick.since.IsZero()
-		*sick = sickness{}
-		if recovered {
-			m.resume()
-			i.report(instances.Running, "", nil)
-			rest.look()
-		}
-		return nil
+// heal notes a health check that passed.
+func (i *instance) heal(m *member, rest *watchRest, sick *sickness) {
+	was := *sick
+	*sick = sickness{}
+	if was.since.IsZero() {
+		return
 	}
+	m.resume()
+	i.report(instances.Running, "", nil)
+	rest.look()
+}
+
+// ail notes a health check that failed. A sick instance gets no work until it is well; it returns the end of one that is sick
+// for too long.
+func (i *instance) ail(m *member, sick *sickness, why error) *end {
 	sick.failed++
 	if sick.failed == sickAfter {
 		sick.since = time.Now()
 		m.pause()
-		i.report(instances.Unhealthy, "", &end{Cause: instances.NotReady, Message: err.Error()})
+		i.report(instances.Unhealthy, "", &end{Cause: instances.NotReady, Message: why.Error()})
 	}
 	if sick.since.IsZero() || time.Since(sick.since) < i.agent.pace.replaceAfter {
 		return nil
 	}
-	e := &end{Cause: instances.NotReady, Message: "the health check has failed for " + i.agent.pace.replaceAfter.String() + ": " + err.Error()}
+	e := &end{Cause: instances.NotReady, Message: "the health check has failed for " + i.agent.pace.replaceAfter.String() + ": " + why.Error()}
 	i.report(instances.ShuttingDown, "", e)
 	return e
 }
