@@ -114,7 +114,10 @@ func (v verdict) write(w io.Writer) error {
 	}
 	for _, row := range [][]string{
 		{"Answer", answer},
-		{"Rule", v.Rule}, {"Why", strings.TrimSpace(v.Reason + because(v.Detail))}, {"Asks for scope", strings.Join(v.Scopes, ", ")}, {"On one of", strings.Join(v.Resources, ", ")},
+		{"Rule", v.Rule},
+		{"Why", strings.TrimSpace(v.Reason + because(v.Detail))},
+		{"Asks for scope", strings.Join(v.Scopes, ", ")},
+		{"On one of", strings.Join(v.Resources, ", ")},
 	} {
 		if row[1] != "" {
 			rows = append(rows, row)
