@@ -87,7 +87,7 @@ func newCredentials(invocations access.Row) *credentials {
 	}
 	return &credentials{
 		invocations: invocations,
-		known: map[digest]*entry{}, byKey: map[string]digest{}, shared: map[digest]*rights{}, refused: map[digest]refusal{},
+		known:       map[digest]*entry{}, byKey: map[string]digest{}, shared: map[digest]*rights{}, refused: map[digest]refusal{},
 		hits: lookups("hit"), misses: lookups("miss"), negative: lookups("negative"), stale: lookups("stale"),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "key_revocation_lag_seconds", Help: "Seconds from the event that changed or ended a credential to its drop from the cache.",
