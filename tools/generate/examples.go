@@ -85,7 +85,8 @@ func (s schemas) complete(v any, schema object) any {
 		required, _ := schema["required"].([]string)
 		for _, name := range required {
 			if _, told := x[name]; !told {
-				x[name] = s.plausible(name, members[name].(object))
+				described, _ := members[name].(object)
+				x[name] = s.plausible(name, described)
 			}
 		}
 	case []any:
