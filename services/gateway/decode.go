@@ -89,14 +89,14 @@ func (d decoder) value(v reflect.Value, text json.RawMessage, at string) {
 			}
 		}
 	case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8 && !absent:
-		if parts, ok := parse[[]json.RawMessage](d, t, text, at); ok {
+		if parts, ok := parse[[]json.RawMessage](d, t, text, at); ok && d.few(len(parts), at) {
 			v.Set(reflect.MakeSlice(t, len(parts), len(parts)))
 			for i, part := range parts {
 				d.value(v.Index(i), part, fmt.Sprintf("%s[%d]", at, i))
 			}
 		}
 	case t.Kind() == reflect.Map && !absent:
-		if parts, ok := parse[map[string]json.RawMessage](d, t, text, at); ok {
+		if parts, ok := parse[map[string]json.RawMessage](d, t, text, at); ok && d.few(len(parts), at) {
 			v.Set(reflect.MakeMapWithSize(t, len(parts)))
 			for _, key := range slices.Sorted(maps.Keys(parts)) {
 				element := reflect.New(t.Elem()).Elem()
@@ -107,6 +107,15 @@ func (d decoder) value(v reflect.Value, text json.RawMessage, at string) {
 	default:
 		d.leaf(v, text, at)
 	}
+}
+
+// maxElements bounds lists and maps, because an element of two bytes becomes a struct of hundreds. No list of any API comes
+// near it.
+const maxElements = 10_000
+
+func (d decoder) few(n int, at string) bool {
+	d.check.Require(n <= maxElements, shortened(at), "must have at most %d elements", maxElements)
+	return n <= maxElements
 }
 
 // parse takes an object or an array apart.

@@ -142,3 +142,17 @@ func TestEveryMistakeOfABodyIsTold(t *testing.T) {
 	require.True(t, strings.HasPrefix(doc.Detail, "Validation failed: [object: request, field: name, rejected: 7, message: must be a string, not number] ["), doc.Detail)
 	require.NotContains(t, r.body, "hunter2")
 }
+
+// TestListsAreBounded: an element of two bytes becomes a struct of hundreds.
+func TestListsAreBounded(t *testing.T) {
+	t.Parallel()
+	list := func(n int) []byte { return []byte(`{"models":[` + strings.Repeat(`{},`, n-1) + `{}]}`) }
+	var got functions.CreateRequest
+	require.NoError(t, decode(list(maxElements), &got))
+	require.Len(t, got.Models, maxElements)
+	got = functions.CreateRequest{}
+	err := decode(list(maxElements+1), &got)
+	require.ErrorContains(t, err, "field: models")
+	require.ErrorContains(t, err, "at most 10000 elements")
+	require.Empty(t, got.Models)
+}
