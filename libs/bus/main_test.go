@@ -3,9 +3,6 @@ package bus_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"math/rand/v2"
-	"net"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -92,25 +89,10 @@ type natsOnTCP struct {
 
 func startTCP(t *testing.T) *natsOnTCP {
 	t.Helper()
-	n := &natsOnTCP{t: t, dir: t.TempDir(), port: ownPort(t)}
+	n := &natsOnTCP{t: t, dir: t.TempDir(), port: testkit.Port(t)}
 	n.start()
 	t.Cleanup(n.stop)
 	return n
-}
-
-// ownPort finds one that nobody takes while its server is away: it lies below those that the system gives to whoever
-// asks for any, and to connections that go out.
-func ownPort(t *testing.T) int {
-	t.Helper()
-	for range 1000 {
-		port := 10_000 + rand.N(20_000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			require.NoError(t, l.Close())
-			return port
-		}
-	}
-	require.FailNow(t, "no free port")
-	panic("unreachable")
 }
 
 func (n *natsOnTCP) start() {

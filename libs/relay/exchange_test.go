@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -21,6 +19,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sirocco-cloud/sirocco/libs/testkit"
 )
 
 // echo answers with the request body, piece by piece.
@@ -709,25 +709,10 @@ func TestHundredAtOnce(t *testing.T) {
 	require.Eventually(t, func() bool { return len(s.all()) == 0 }, patient, time.Millisecond)
 }
 
-// ownPort finds one that nobody takes while its server is away: it lies below those that the system gives to whoever
-// asks for any, and to connections that go out.
-func ownPort(t *testing.T) int {
-	t.Helper()
-	for range 1000 {
-		port := 10_000 + mathrand.N(20_000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			require.NoError(t, l.Close())
-			return port
-		}
-	}
-	require.FailNow(t, "no free port")
-	panic("unreachable")
-}
-
 // Over TCP, the NATS server restarts: what is under way ends with an error or rightly, and new exchanges work.
 func TestServerRestart(t *testing.T) {
 	t.Parallel()
-	opts := &server.Options{Host: "127.0.0.1", Port: ownPort(t), NoSigs: true, NoLog: true}
+	opts := &server.Options{Host: "127.0.0.1", Port: testkit.Port(t), NoSigs: true, NoLog: true}
 	start := func() *server.Server {
 		n, err := server.NewServer(opts)
 		require.NoError(t, err)
